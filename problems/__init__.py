@@ -1,0 +1,1 @@
+"""Problem domains of surco, a folder each: specification, simulator, objective, oracle, instances, formats."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning for designs: environments, graph policies, training with or without Ray."""

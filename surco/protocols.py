@@ -1,0 +1,197 @@
+"""The protocols of the engine: problem, estimator, method, and the optional talents of a problem.
+
+Shapes: n variables, B rows of a batch, ``...`` any leading shape. Tensors are torch, float64 on the CPU unless said.
+A problem always minimizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from solvers.oracle import Array, LinearOracle
+
+@runtime_checkable
+class Problem(Protocol):
+    """A combinatorial design problem: min f(x) over the feasible set of ``oracle``."""
+
+    @property
+    def oracle(self) -> LinearOracle:
+        """Minimizes linear costs over the feasible set."""
+        ...
+
+    def objective(self, x: Tensor) -> Tensor:
+        """True cost f, [..., n] -> [...]; differentiable by autograd where it can be (see ``is_differentiable``)."""
+        ...
+
+    def violation(self, x: Tensor) -> Tensor:
+        """[..., n] -> [...], 0 if feasible; written independently of the oracle, so that it can judge it."""
+        ...
+
+    def initial_costs(self) -> Tensor:
+        """[n], the natural linearization of f."""
+        ...
+
+
+# ------------------------------------------------------------------ optional talents, found by isinstance
+
+
+@runtime_checkable
+class HasSpec(Protocol):
+    """The problem can say what it is: ``id`` and a JSON-able ``spec`` that rebuilds it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def spec(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class HasLowerBound(Protocol):
+    """A cheap, valid lower bound on min f."""
+
+    def lower_bound(self) -> float: ...
+
+
+@runtime_checkable
+class HasAggregates(Protocol):
+    """f(x) = g(W x) with few rows in W: the surrogate costs W' lambda span a small search space."""
+
+    def aggregates(self) -> Tensor:
+        """W, [k, n]."""
+        ...
+
+
+@runtime_checkable
+class HasMoves(Protocol):
+    """The problem knows good neighborhoods for local search."""
+
+    def moves(self, x: Tensor, *, count: int, generator: torch.Generator) -> Tensor:
+        """At most ``count`` feasible neighbors of x [n], as [K, n]; K = 0 where there are none."""
+        ...
+
+
+@runtime_checkable
+class HasHeuristics(Protocol):
+    """The field's own constructive rules; each is a baseline row and a start of ``auto``."""
+
+    def heuristics(self) -> Mapping[str, Tensor]:
+        """Name -> feasible x [n]; a rule that finds nothing is left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Answer of a problem's own exact method: best point x [n] or None, and a proven lower bound on min f."""
+
+    x: Tensor | None
+    bound: float
+    is_optimal: bool = False
+    work: int = 0  # labels, nodes or pivots: the method's own unit
+
+
+@runtime_checkable
+class HasExact(Protocol):
+    """The problem has an exact or bounding method of its own."""
+
+    def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
+        """Run for at most ``seconds``; ``start`` [n] is a feasible point that may prune."""
+        ...
+
+
+@runtime_checkable
+class HasMetrics(Protocol):
+    """Reported quantities that differ from the optimized one."""
+
+    def metrics(self, x: Tensor) -> Mapping[str, float]:
+        """Of one design x [n]."""
+        ...
+
+
+@runtime_checkable
+class HasDescription(Protocol):
+    """The problem can say in words and pictures what a design is."""
+
+    def describe(self, x: Tensor) -> str:
+        """A few lines about one design x [n], for a terminal."""
+        ...
+
+    def figures(self, x: Tensor) -> Mapping[str, Any]:
+        """Title -> matplotlib Figure, for the report. Import matplotlib inside."""
+        ...
+
+
+@runtime_checkable
+class ExplainsInfeasibility(Protocol):
+    """The problem can name the conflicting rules and the smallest relaxation."""
+
+    def explain_infeasibility(self) -> str: ...
+
+
+def is_differentiable(problem: object) -> bool:
+    """Whether gradients of ``objective`` may be taken: the problem's ``is_differentiable``, else True."""
+    return bool(getattr(problem, "is_differentiable", True))
+
+
+def is_convex(problem: object) -> bool:
+    """Whether f is convex on the convex hull of the feasible set: the problem's ``is_convex``, else False."""
+    return bool(getattr(problem, "is_convex", False))
+
+
+# ------------------------------------------------------------------ learning
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Estimate of the loss E f(x*(c)) and its gradient with respect to the costs.
+
+    Attributes:
+        loss: [B].
+        grad: [B, n], d loss / d costs.
+        atoms: [B, M, n], the vertices that were seen; NaN rows where the oracle had no answer.
+        values: [B, M], f at the atoms.
+    """
+
+    loss: Tensor
+    grad: Tensor
+    atoms: Tensor
+    values: Tensor
+
+
+@runtime_checkable
+class GradientEstimator(Protocol):
+    """Estimates d loss / d costs through the oracle."""
+
+    def __call__(self, problem: Problem, costs: Tensor, *, generator: torch.Generator) -> Estimate:
+        """Estimate at ``costs`` [B, n]."""
+        ...
+
+
+State = dict[str, Any]  # tensors, numbers, strings, and dicts or lists of them: what a checkpoint can hold
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way to search. A state is plain data, so that a run can be saved and resumed exactly."""
+
+    @property
+    def name(self) -> str: ...
+
+    def init(self, problem: Problem, *, generator: torch.Generator) -> State:
+        """First state. ``problem`` is counted: every vertex and value that passes through it is recorded."""
+        ...
+
+    def step(self, problem: Problem, state: State, *, generator: torch.Generator) -> tuple[State, Estimate | None]:
+        """One step; ``state["done"] = True`` says that there is nothing left to do."""
+        ...
+
+
+__all__ = [
+    "Array", "Estimate", "Exact", "ExplainsInfeasibility", "GradientEstimator", "HasAggregates", "HasDescription",
+    "HasExact", "HasHeuristics", "HasLowerBound", "HasMetrics", "HasMoves", "HasSpec", "LinearOracle", "Method",
+    "Problem", "State", "is_convex", "is_differentiable",
+]
