@@ -39,3 +39,11 @@ class ResumeError(InvalidInputError):
     """A checkpoint belongs to another problem, method or seed."""
 
     result: Result | None = None
+
+
+class CutGradientError(InvalidInputError):
+    """An objective that calls itself differentiable hides its gradient from autograd; score functions still work."""
+
+
+class CheckFailed(SurcoError, AssertionError):  # noqa: N818 - reads as the finding it is
+    """A user's oracle, problem or estimator breaks its contract; the message names the check and the remedy."""
