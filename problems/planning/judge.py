@@ -1,0 +1,252 @@
+"""The independent judge of plans: its own reading of the instance, per-demand path flows, plain LPs.
+
+It shares no code with the engine. A plan is accepted in a failure only with flows in hand, one set of paths per demand,
+that are added up and compared with the capacities; it is rejected only with arc lengths in hand whose shortest
+distances prove that no routing exists. So a wrong LP cannot make a wrong verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import networkx as nx
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linprog
+
+from problems.planning.instance import Failure, PlanningInstance
+from problems.planning.plan import Plan
+
+TOLERANCE = 1e-6  # relative, of capacities and demands
+
+
+@dataclass(frozen=True, slots=True)
+class StateVerdict:
+    """One network state: the routing if it is survived, the proof if not.
+
+    Attributes:
+        failure: its name.
+        is_survived: whether everything that must be carried fits.
+        utilization: link name -> largest share of the usable capacity over both directions (links that are up).
+        routing: (source, target) -> list of (link names of a path, Gbps).
+        lost: demands without any path in this state, which no capacity can carry.
+        shortfall_gbps: what the proof says is missing at least, weighted by the proof's arc lengths.
+        proof: link name -> (length forward, length backward); empty if survived.
+    """
+
+    failure: str
+    is_survived: bool
+    utilization: dict[str, float] = field(default_factory=dict)
+    routing: dict[tuple[str, str], list[tuple[tuple[str, ...], float]]] = field(default_factory=dict)
+    lost: tuple[tuple[str, str], ...] = ()
+    shortfall_gbps: float = 0.0
+    proof: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of a whole plan.
+
+    Attributes:
+        is_feasible: all rules kept and all states survived (states excused by the instance do not count).
+        cost: recomputed from the instance's prices.
+        broken_rules: in words.
+        states: verdict per state, the failure-free one first.
+        excused: failures that the instance excuses because they disconnect a demand whatever the plan.
+    """
+
+    is_feasible: bool
+    cost: float
+    broken_rules: tuple[str, ...]
+    states: tuple[StateVerdict, ...]
+    excused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        bad = [s for s in self.states if not s.is_survived]
+        words = "feasible" if self.is_feasible else "NOT feasible"
+        lines = [f"{words}: cost {self.cost:,.6g}, {len(self.states) - len(bad)} of {len(self.states)} states survived"]
+        lines += list(self.broken_rules)
+        lines += [f"not survived: {s.failure} (short of {s.shortfall_gbps:,.4g} Gbps x length)" for s in bad[:5]]
+        if self.excused:
+            lines.append(f"excused, a demand is disconnected whatever the plan: {', '.join(self.excused)}")
+        return "\n".join(lines)
+
+
+def judge(instance: PlanningInstance, plan: Plan, *, stop_early: bool = False) -> Verdict:
+    """Check a plan against every rule and every failure of ``instance``.
+
+    Args:
+        instance: as given, never the compiled one.
+        plan: counts of modules.
+        stop_early: stop at the first state that is not survived.
+    """
+    broken = _broken_rules(instance, plan)
+    usable = {
+        link.name: instance.load_factor * (link.existing_gbps + gbps)
+        for link, gbps in zip(instance.links, plan.installed_gbps(instance), strict=True)
+    }
+    paths: dict[tuple[str, str], set[tuple[tuple[str, bool], ...]]] = {}
+    states, excused = [], []
+    for failure in (Failure("no failure", services=instance.services), *instance.failures):
+        verdict = _judge_state(instance, failure, usable, paths)
+        if verdict.lost and failure.name != "no failure" and instance.on_disconnection.value == "skip":
+            excused.append(failure.name)
+            continue
+        states.append(verdict)
+        if stop_early and not verdict.is_survived:
+            break
+    feasible = not broken and all(s.is_survived for s in states)
+    return Verdict(feasible, plan.cost(instance), tuple(broken), tuple(states), tuple(excused))
+
+
+def _broken_rules(instance: PlanningInstance, plan: Plan) -> list[str]:
+    broken = []
+    total = {}
+    for link, row in zip(instance.links, plan.counts, strict=True):
+        new = sum(k * module.capacity_gbps for k, module in zip(row, link.modules, strict=True))
+        total[link.name] = link.existing_gbps + new
+        if any(k < 0 or k != int(k) for k in row):
+            broken.append(f"link {link.name}: module counts {row} are not whole numbers >= 0")
+        if link.is_exclusive and sum(row) > 1:
+            broken.append(f"link {link.name}: {sum(row)} modules where at most one is allowed")
+        if link.max_gbps is not None and total[link.name] > link.max_gbps * (1 + TOLERANCE):
+            broken.append(f"link {link.name}: {total[link.name]:g} Gbps exceed its largest capacity {link.max_gbps:g}")
+    for fiber in instance.fibers:
+        over = [link for link in instance.links if fiber.name in link.fibers]
+        gbps = sum(total[link.name] for link in over)
+        ghz = sum(total[link.name] * link.ghz_per_gbps for link in over)
+        if fiber.is_leased and fiber.lease_gbps is not None and gbps > fiber.lease_gbps * (1 + TOLERANCE):
+            broken.append(f"fiber {fiber.name}: {gbps:g} Gbps exceed its lease of {fiber.lease_gbps:g}")
+        if not fiber.is_leased and fiber.spectrum_ghz is not None and ghz > fiber.spectrum_ghz * (1 + TOLERANCE):
+            broken.append(f"fiber {fiber.name}: {ghz:g} GHz exceed its spectrum of {fiber.spectrum_ghz:g}")
+    return broken
+
+
+def _judge_state(
+    instance: PlanningInstance,
+    failure: Failure,
+    usable: dict[str, float],
+    pool: dict[tuple[str, str], set[tuple[tuple[str, bool], ...]]],
+) -> StateVerdict:
+    graph = nx.MultiDiGraph()
+    graph.add_nodes_from(node.name for node in instance.nodes if node.name not in failure.nodes)
+    down = set(failure.fibers)
+    for link in instance.links:
+        is_up = link.name not in failure.links and not down & set(link.fibers)
+        if is_up and link.source in graph and link.target in graph:
+            graph.add_edge(link.source, link.target, key=(link.name, True), length=1.0)
+            graph.add_edge(link.target, link.source, key=(link.name, False), length=1.0)
+    wanted: dict[tuple[str, str], float] = {}
+    for d in instance.demands:
+        carried = (failure.services is None or d.service in failure.services) and d.gbps > 0
+        if carried and d.source in graph and d.target in graph:
+            wanted[d.source, d.target] = wanted.get((d.source, d.target), 0.0) + d.gbps
+            if instance.is_two_way:
+                wanted[d.target, d.source] = wanted.get((d.target, d.source), 0.0) + d.gbps
+    stubs = {node.name for node in instance.nodes if not node.has_transit}
+    arcs = [(key, u, v) for u, v, key in graph.edges(keys=True)]
+    fresh, _ = _shortest(graph, stubs, wanted)
+    lost = tuple(pair for pair in wanted if pair not in fresh)
+    excused_here = lost if failure.name != "no failure" and instance.on_disconnection.value == "drop" else ()
+    wanted = {pair: gbps for pair, gbps in wanted.items() if pair not in lost}
+    if lost and not excused_here:
+        return StateVerdict(failure.name, False, lost=lost, shortfall_gbps=math.inf)
+    if not wanted:
+        return StateVerdict(failure.name, True, {key[0]: 0.0 for key, _, _ in arcs}, lost=lost)
+    return _route(failure.name, graph, stubs, arcs, wanted, usable, pool, fresh, lost)
+
+
+def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> StateVerdict:
+    """Column generation over paths: least total overload; 0 means survived."""
+    number = {key: i for i, (key, _, _) in enumerate(arcs)}
+    capacity = np.array([usable[key[0]] for key, _, _ in arcs])
+    scale = max(max(wanted.values()), 1e-12)
+    columns: list[tuple[tuple[str, str], tuple[tuple[str, bool], ...]]] = []
+    known = set()
+
+    def add(pair: tuple[str, str], path: tuple[tuple[str, bool], ...]) -> bool:
+        if (pair, path) in known:
+            return False
+        known.add((pair, path))
+        columns.append((pair, path))
+        pool.setdefault(pair, set()).add(path)
+        return True
+
+    row = {pair: i for i, pair in enumerate(wanted)}
+    for pair in wanted:
+        add(pair, fresh[pair])
+        for path in pool.get(pair, set()).copy():
+            if all(key in number for key in path):
+                add(pair, path)
+    demand = np.array(list(wanted.values())) / scale
+    while True:
+        n, m = len(columns), len(arcs)
+        use = sparse.csc_matrix(
+            (
+                np.ones(sum(len(path) for _, path in columns)),
+                (
+                    [number[key] for _, path in columns for key in path],
+                    [j for j, (_, path) in enumerate(columns) for _ in path],
+                ),
+            ),
+            shape=(m, n),
+        )
+        serve = sparse.csc_matrix((np.ones(n), ([row[pair] for pair, _ in columns], np.arange(n))), shape=(len(row), n))
+        result = linprog(
+            np.r_[np.zeros(n), np.ones(m)],
+            A_ub=sparse.hstack([use, -sparse.identity(m)]).tocsc(),
+            b_ub=capacity / scale,
+            A_eq=sparse.hstack([serve, sparse.csc_matrix((len(row), m))]).tocsc(),
+            b_eq=demand,
+            method="highs",
+        )
+        if result.status != 0:
+            raise RuntimeError(f"The judge's LP of state {name!r} ended with {result.message!r}.")
+        flow = np.maximum(result.x[:n], 0.0)
+        served = serve @ flow
+        flow *= (demand / np.maximum(served, 1e-300))[[row[pair] for pair, _ in columns]]  # serves every demand exactly
+        load = (use @ flow) * scale
+        if (load <= capacity * (1 + TOLERANCE) + TOLERANCE * scale).all():
+            routing: dict[tuple[str, str], list[tuple[tuple[str, ...], float]]] = {}
+            for (pair, path), value in zip(columns, flow, strict=True):
+                if value > 1e-9:
+                    routing.setdefault(pair, []).append((tuple(key[0] for key in path), float(value * scale)))
+            share: dict[str, float] = {}
+            for (key, _, _), used, limit in zip(arcs, load, capacity, strict=True):
+                part = float(used / limit) if limit > 0 else 0.0
+                share[key[0]] = max(share.get(key[0], 0.0), part)
+            return StateVerdict(name, True, share, routing, lost)
+        length = np.maximum(-result.ineqlin.marginals, 0.0)
+        for (key, u, v), value in zip(arcs, length, strict=True):
+            graph.edges[u, v, key]["length"] = float(value)
+        best, distance = _shortest(graph, stubs, wanted)
+        need = sum(distance[pair] * gbps for pair, gbps in wanted.items())
+        have = float(length @ capacity)
+        if need > have * (1 + TOLERANCE) + TOLERANCE * scale:
+            proof: dict[str, list[float]] = {}
+            for (key, _, _), value in zip(arcs, length, strict=True):
+                proof.setdefault(key[0], [0.0, 0.0])[0 if key[1] else 1] = float(value)
+            pairs = {link: (a, b) for link, (a, b) in proof.items() if a > 0 or b > 0}
+            return StateVerdict(name, False, lost=lost, shortfall_gbps=need - have, proof=pairs)
+        if not sum([add(pair, path) for pair, path in best.items()]):
+            # LP optimal over all paths and neither proof holds: inside the tolerance band, so not accepted
+            return StateVerdict(name, False, lost=lost, shortfall_gbps=float(result.fun * scale))
+
+
+def _shortest(graph, stubs, wanted):
+    """Shortest path and distance of each wanted pair that has one; stubs are only ever ends."""
+    paths, distances = {}, {}
+    for source in {u for u, _ in wanted}:
+        blocked = stubs - {source}
+
+        def weight(u, v, keys, blocked=blocked):
+            return None if u in blocked else min(data["length"] for data in keys.values())
+
+        distance, nodes = nx.single_source_dijkstra(graph, source, weight=weight)
+        for u, v in wanted:
+            if u == source and v in nodes:
+                hops = zip(nodes[v], nodes[v][1:], strict=False)
+                paths[u, v] = tuple(min(graph[a][b], key=lambda k, a=a, b=b: graph[a][b][k]["length"]) for a, b in hops)
+                distances[u, v] = distance[v]
+    return paths, distances

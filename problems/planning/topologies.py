@@ -1,0 +1,163 @@
+"""Instances from topohub's SNDlib networks, and how wrong drawing-unit distances are told from kilometers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from problems.planning.instance import (
+    Demand,
+    Disconnection,
+    Fiber,
+    Link,
+    Module,
+    Node,
+    PlanningInstance,
+    single_link_failures,
+)
+from problems.planning.routing import shortest_path_loads
+from surco.errors import InvalidInputError, UnknownIdError
+
+UNIT_GBPS = 100.0
+
+
+@cache
+def sndlib_names() -> tuple[str, ...]:
+    """Names of the SNDlib networks of topohub."""
+    import importlib.resources
+
+    folder = importlib.resources.files("topohub") / "data" / "sndlib"
+    return tuple(sorted(item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")))
+
+
+def topology(key: str) -> dict[str, Any]:
+    """Node-link dictionary of topohub, ``key`` such as ``sndlib/polska`` or ``topozoo/Abilene``."""
+    import topohub
+
+    try:
+        return topohub.get(key)
+    except KeyError:
+        raise UnknownIdError(f"topohub has no network {key!r}; try one such as 'sndlib/polska'.") from None
+
+
+def has_drawing_units(data: Mapping[str, Any]) -> bool:
+    """Whether positions are places on a drawing, so that topohub's ``dist`` is no distance on the Earth.
+
+    Told by positions off the globe, or by coordinates that are all whole numbers (degrees of real sites are not).
+    """
+    position = np.array([node["pos"] for node in data["nodes"]], dtype=np.float64)
+    outside = (np.abs(position[:, 0]) > 180.0).any() or (np.abs(position[:, 1]) > 90.0).any()
+    return bool(outside or (position == np.round(position)).all())
+
+
+@cache
+def sane_names() -> tuple[str, ...]:
+    """SNDlib networks of topohub whose distances are kilometers; the others are ``drawn_names``."""
+    return tuple(name for name in sndlib_names() if not has_drawing_units(topology(f"sndlib/{name}")))
+
+
+@cache
+def drawn_names() -> tuple[str, ...]:
+    """SNDlib networks of topohub whose distances are haversines of drawing units, hence meaningless."""
+    return tuple(name for name in sndlib_names() if name not in sane_names())
+
+
+def from_topology(
+    data: Mapping[str, Any],
+    *,
+    demands: Mapping[tuple[int, int], float] | None = None,
+    is_two_way: bool | None = None,
+    mean_load_units: float = 5.0,
+    unit_gbps: float = UNIT_GBPS,
+    allow_drawing_units: bool = False,
+    name: str | None = None,
+) -> PlanningInstance:
+    """Instance of a topohub network: one link, one fiber and one module size per edge, cost = km per unit.
+
+    Args:
+        data: node-link dictionary.
+        demands: (source id, target id) -> relative size; default the network's own.
+        is_two_way: whether each demand stands for both directions; default: exactly if no pair is listed both ways.
+        mean_load_units: demands are scaled so that shortest-path routing loads a link direction with this many units
+            on average.
+        unit_gbps: size of one unit.
+        allow_drawing_units: build it even if the distances are not kilometers (costs are then drawing units).
+        name: of the instance.
+
+    Raises:
+        InvalidInputError: drawing units, or no demands.
+    """
+    name = name or str(data["graph"].get("name", "network"))
+    if has_drawing_units(data) and not allow_drawing_units:
+        raise InvalidInputError(
+            f"The positions of {name!r} are drawing units, so its distances are not kilometers. Read the SNDlib file "
+            "with its own costs, or pass allow_drawing_units=True."
+        )
+    table = demands if demands is not None else _own_demands(data)
+    if not table:
+        raise InvalidInputError(f"{name!r} has no demands. Pass some, for example of `demand_models.gravity`.")
+    if is_two_way is None:
+        is_two_way = not any((v, u) in table for u, v in table)
+    ids = [node["id"] for node in data["nodes"]]
+    row = {key: i for i, key in enumerate(ids)}
+    matrix = np.zeros((len(ids), len(ids)))
+    for (u, v), value in table.items():
+        matrix[row[u], row[v]] += value
+    full = matrix + matrix.T if is_two_way else matrix
+    ends = np.array([[row[e["source"]], row[e["target"]]] for e in data["edges"]], dtype=np.int64)
+    length = np.array([float(e["dist"]) for e in data["edges"]])
+    scale = mean_load_units * unit_gbps / shortest_path_loads(len(ids), ends, length, full).mean()
+    labels = _labels(data)
+    nodes = tuple(Node(labels[i], float(node["pos"][0]), float(node["pos"][1])) for i, node in enumerate(data["nodes"]))
+    links, fibers = [], []
+    seen: dict[str, int] = {}
+    for (u, v), km in zip(ends.tolist(), length.tolist(), strict=True):
+        label = f"{labels[u]}-{labels[v]}"
+        seen[label] = seen.get(label, 0) + 1
+        label = label if seen[label] == 1 else f"{label}#{seen[label]}"
+        fibers.append(Fiber(label, labels[u], labels[v], length_km=km))
+        links.append(Link(label, labels[u], labels[v], (Module(unit_gbps, km),), fibers=(label,), length_km=km))
+    instance = PlanningInstance(
+        name=name,
+        nodes=nodes,
+        links=tuple(links),
+        fibers=tuple(fibers),
+        demands=tuple(
+            Demand(labels[u], labels[v], float(matrix[u, v] * scale)) for u, v in np.argwhere(matrix > 0.0).tolist()
+        ),
+        is_two_way=is_two_way,
+        on_disconnection=Disconnection.SKIP,
+        is_geographic=not has_drawing_units(data),
+        provenance=f"topohub; demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
+        f"{unit_gbps:g} Gbps per link direction; cost = km x units; every single link fails",
+    )
+    return instance.with_failures(single_link_failures(instance))
+
+
+def from_topohub(key: str, **options: Any) -> PlanningInstance:
+    """``from_topology`` of a network of topohub by key (``sndlib/polska``) or SNDlib name (``polska``)."""
+    key = key if "/" in key else f"sndlib/{key}"
+    return from_topology(topology(key), name=options.pop("name", key.split("/", 1)[1]), **options)
+
+
+def _own_demands(data: Mapping[str, Any]) -> dict[tuple[int, int], float]:
+    """Positive demands of the graph; keys of topohub's table may be text or numbers."""
+    ids = {str(node["id"]): node["id"] for node in data["nodes"]}
+    return {
+        (ids[str(u)], ids[str(v)]): float(value)
+        for u, row in data["graph"].get("demands", {}).items()
+        for v, value in row.items()
+        if value > 0.0 and str(u) != str(v)
+    }
+
+
+def _labels(data: Mapping[str, Any]) -> list[str]:
+    """Distinct names of the nodes; the id is added where names are missing or twice."""
+    names = [str(node.get("name") or node["id"]) for node in data["nodes"]]
+    return [
+        label if names.count(label) == 1 else f"{label}#{node['id']}"
+        for label, node in zip(names, data["nodes"], strict=True)
+    ]
