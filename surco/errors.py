@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from surco.result import Result
-
 
 class SurcoError(Exception):
     """Base of every error that surco raises on purpose."""
@@ -37,8 +32,6 @@ class MissingExtraError(SurcoError, ImportError):
 
 class ResumeError(InvalidInputError):
     """A checkpoint belongs to another problem, method or seed."""
-
-    result: Result | None = None
 
 
 class CutGradientError(InvalidInputError):

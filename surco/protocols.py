@@ -15,6 +15,7 @@ from torch import Tensor
 
 from solvers.oracle import Array, LinearOracle
 
+
 @runtime_checkable
 class Problem(Protocol):
     """A combinatorial design problem: min f(x) over the feasible set of ``oracle``."""
@@ -45,16 +46,23 @@ class HasSpec(Protocol):
     """The problem can say what it is: ``id`` and a JSON-able ``spec`` that rebuilds it."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Registered id, or empty."""
+        ...
+
     @property
-    def spec(self) -> Mapping[str, Any]: ...
+    def spec(self) -> Mapping[str, Any]:
+        """JSON-able description, with its ``"domain"``, that rebuilds the problem."""
+        ...
 
 
 @runtime_checkable
 class HasLowerBound(Protocol):
     """A cheap, valid lower bound on min f."""
 
-    def lower_bound(self) -> float: ...
+    def lower_bound(self) -> float:
+        """The bound; -inf where there is none."""
+        ...
 
 
 @runtime_checkable
@@ -129,7 +137,9 @@ class HasDescription(Protocol):
 class ExplainsInfeasibility(Protocol):
     """The problem can name the conflicting rules and the smallest relaxation."""
 
-    def explain_infeasibility(self) -> str: ...
+    def explain_infeasibility(self) -> str:
+        """One paragraph for the user."""
+        ...
 
 
 def is_differentiable(problem: object) -> bool:
@@ -179,7 +189,9 @@ class Method(Protocol):
     """One way to search. A state is plain data, so that a run can be saved and resumed exactly."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name in results and traces."""
+        ...
 
     def init(self, problem: Problem, *, generator: torch.Generator) -> State:
         """First state. ``problem`` is counted: every vertex and value that passes through it is recorded."""
@@ -191,7 +203,23 @@ class Method(Protocol):
 
 
 __all__ = [
-    "Array", "Estimate", "Exact", "ExplainsInfeasibility", "GradientEstimator", "HasAggregates", "HasDescription",
-    "HasExact", "HasHeuristics", "HasLowerBound", "HasMetrics", "HasMoves", "HasSpec", "LinearOracle", "Method",
-    "Problem", "State", "is_convex", "is_differentiable",
+    "Array",
+    "Estimate",
+    "Exact",
+    "ExplainsInfeasibility",
+    "GradientEstimator",
+    "HasAggregates",
+    "HasDescription",
+    "HasExact",
+    "HasHeuristics",
+    "HasLowerBound",
+    "HasMetrics",
+    "HasMoves",
+    "HasSpec",
+    "LinearOracle",
+    "Method",
+    "Problem",
+    "State",
+    "is_convex",
+    "is_differentiable",
 ]

@@ -1,0 +1,32 @@
+"""How much a run may spend, in one or more of: oracle calls, objective calls, seconds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from surco.errors import InvalidInputError
+
+
+class BudgetExhausted(Exception):  # noqa: N818 - a signal, not an error
+    """Raised inside a method when nothing is left to spend; the loop catches it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits of a run; None is no limit. One oracle call is one row of costs, one objective call one row of x."""
+
+    seconds: float | None = None
+    calls: int | None = None
+    objective_calls: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "calls", "objective_calls"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise InvalidInputError(f"Expected `{name}` > 0 and finite, got {value!r}. Leave it out for no limit.")
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether only calls limit the run, so that it must not depend on the clock."""
+        return self.seconds is None

@@ -1,0 +1,437 @@
+"""A problem seen through a ledger: every vertex and value that passes is counted, checked and remembered.
+
+Methods and estimators get a :class:`CountedProblem` and never think of budgets, incumbents or bad answers: the
+ledger cuts batches to what is left, labels rows that fail, values every vertex once, and keeps the best design that
+the problem's own independent check finds feasible.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from solvers.oracle import Array, OracleBatch, Status
+from surco.bridge import to_numpy, to_torch
+from surco.budget import Budget, BudgetExhausted
+from surco.errors import InfeasibleError
+from surco.protocols import ExplainsInfeasibility, Problem, is_differentiable
+from surco.result import Point, Stats, relative_gap
+
+logger = logging.getLogger(__name__)
+
+FEASIBILITY_TOLERANCE = 1e-6
+OPTIMALITY_GAP = 1e-9  # relative; a value this close to its bound is called optimal
+MEMORY_BYTES = 64e6  # of designs whose value is remembered
+
+
+class Ledger:
+    """Counts, incumbent and bound of one run."""
+
+    def __init__(
+        self, problem: Problem, budget: Budget, on_improvement: Callable[[Ledger], None] | None = None
+    ) -> None:
+        self.problem = problem
+        self.budget = budget
+        self.on_improvement = on_improvement
+        self.lock = threading.RLock()
+        self.is_closed = False
+        self.x: Array | None = None
+        self.value = math.inf
+        self.bound = -math.inf
+        self.source = ""
+        self.method = ""  # name of the method at work, for the trace
+        self.trace: list[Point] = []
+        self.notes: dict[str, int] = {}
+        self.oracle_calls = self.objective_calls = 0
+        self.oracle_failures = self.objective_failures = self.rejected = 0
+        self.infeasible_rows = 0
+        self.values: dict[bytes, float] = {}
+        self.pending: dict[bytes, Array] = {}
+        self._seconds_before = self._cpu_before = 0.0
+        self._wall = time.perf_counter()
+        self._cpu = time.process_time()
+        self._row_seconds = 0.0
+
+    # ------------------------------------------------------------------ what is left
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the run, earlier sessions of a resumed run included."""
+        return self._seconds_before + time.perf_counter() - self._wall
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Process CPU seconds of the run, earlier sessions included."""
+        return self._cpu_before + time.process_time() - self._cpu
+
+    @property
+    def seconds_left(self) -> float:
+        """Wall seconds left; inf without a limit."""
+        return math.inf if self.budget.seconds is None else self.budget.seconds - self.seconds
+
+    def check(self) -> None:
+        """Raise :class:`BudgetExhausted` if nothing is left, or the run was closed from outside."""
+        if self.is_closed or self.seconds_left <= 0 or self.is_optimal:
+            raise BudgetExhausted
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether the incumbent meets the bound."""
+        gap = relative_gap(self.value, self.bound) if self.x is not None else None
+        return gap is not None and gap <= OPTIMALITY_GAP
+
+    @property
+    def spent(self) -> int:
+        """Oracle and objective calls together: the clock of a run that must not depend on the real one."""
+        return self.oracle_calls + self.objective_calls
+
+    def oracle_rows(self, wanted: int) -> int:
+        """How many of ``wanted`` oracle rows may be solved now (at least 1, else the budget is exhausted)."""
+        self.check()
+        allowed = wanted
+        if self.budget.calls is not None:
+            allowed = min(allowed, self.budget.calls - self.oracle_calls)
+        if self.budget.seconds is not None and self._row_seconds > 0:
+            allowed = min(allowed, max(1, int(self.seconds_left / self._row_seconds)))
+        if allowed <= 0:
+            raise BudgetExhausted
+        return allowed
+
+    def objective_rows(self, wanted: int) -> int:
+        """How many of ``wanted`` objective rows may be evaluated now (at least 1, else exhausted)."""
+        self.check()
+        limit = self.budget.objective_calls
+        allowed = wanted if limit is None else min(wanted, limit - self.objective_calls)
+        if allowed <= 0:
+            raise BudgetExhausted
+        return allowed
+
+    # ------------------------------------------------------------------ what happened
+
+    def note(self, text: str) -> None:
+        """Remember a survived failure; equal texts are counted."""
+        if text not in self.notes:
+            logger.warning("%s", text)
+        self.notes[text] = self.notes.get(text, 0) + 1
+
+    def solved(self, batch: OracleBatch) -> None:
+        """Account for an oracle's answers; every new vertex waits to be valued."""
+        rows = len(batch)
+        self.oracle_calls += rows
+        self._row_seconds = float(np.mean(batch.seconds)) if rows else 0.0
+        for row, status in enumerate(batch.status):
+            if status is Status.INFEASIBLE:
+                self.infeasible_rows += 1
+            elif not status.has_point:
+                self.oracle_failures += 1
+                reason = batch.message[row] if batch.message else ""
+                self.note(f"oracle: {status.value}{': ' + reason if reason else ''}")
+        if self.infeasible_rows and self.x is None and all(s is Status.INFEASIBLE for s in batch.status):
+            problem = self.problem
+            why = problem.explain_infeasibility() if isinstance(problem, ExplainsInfeasibility) else ""
+            raise InfeasibleError(why or "The rules leave no feasible design: the oracle proved the set empty.")
+        for x in batch.x[batch.has_point]:
+            key = x.tobytes()
+            if key not in self.values:
+                self.pending.setdefault(key, x)
+
+    def valued(self, x: Array, values: Array) -> None:
+        """Take values [R] of designs x [R, n]; the best feasible one may become the incumbent."""
+        for row, value in zip(x, values, strict=True):
+            key = row.tobytes()
+            self.pending.pop(key, None)
+            if len(self.values) * x.shape[-1] * 8 < MEMORY_BYTES:
+                self.values.setdefault(key, float(value))
+        order = np.argsort(values, kind="stable")
+        for row in order:
+            if not values[row] < self.value:  # also ends at NaN, which sorts last
+                break
+            if self.offer(x[row], float(values[row])):
+                break
+
+    def offer(self, x: Array, value: float, source: str = "") -> bool:
+        """Take x as incumbent if it is better and the independent check finds it feasible."""
+        if not value < self.value:
+            return False
+        violation = float(self.problem.violation(to_torch(x)))
+        if not violation <= FEASIBILITY_TOLERANCE:
+            self.rejected += 1
+            self.note(f"rejected an infeasible answer of {source or self.method or 'the oracle'}")
+            return False
+        with self.lock:
+            if self.is_closed:
+                raise BudgetExhausted
+            self.x, self.value, self.source = np.array(x, dtype=np.float64), value, source or self.method
+            self._record()
+        return True
+
+    def offer_bound(self, bound: float) -> None:
+        """Take a proven lower bound on min f."""
+        if bound > self.bound and math.isfinite(bound):
+            with self.lock:
+                self.bound = bound
+                self._record()
+
+    def _record(self) -> None:
+        value = self.value if self.x is not None else None
+        bound = self.bound if math.isfinite(self.bound) else None
+        self.trace.append(
+            Point(self.oracle_calls, self.objective_calls, self.seconds, self.cpu_seconds, value, bound, self.method)
+        )
+        if self.on_improvement is not None:
+            self.on_improvement(self)
+
+    def stats(self) -> Stats:
+        """Costs so far."""
+        return Stats(
+            self.oracle_calls,
+            self.objective_calls,
+            self.seconds,
+            self.cpu_seconds,
+            self.oracle_failures,
+            self.objective_failures,
+            self.rejected,
+        )
+
+    # ------------------------------------------------------------------ save and restore
+
+    _COUNTERS = (
+        "oracle_calls",
+        "objective_calls",
+        "oracle_failures",
+        "objective_failures",
+        "rejected",
+        "infeasible_rows",
+    )
+
+    def mark(self) -> dict[str, Any]:
+        """A cheap picture of this moment, from which :meth:`state` can be made later."""
+        return {
+            **{name: getattr(self, name) for name in self._COUNTERS},
+            "x": None if self.x is None else to_torch(self.x),
+            "value": self.value,
+            "bound": self.bound,
+            "source": self.source,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "notes": dict(self.notes),
+            "trace": len(self.trace),
+            "known": len(self.values),
+            "pending": list(self.pending),
+        }
+
+    def state(self, mark: dict[str, Any]) -> dict[str, Any]:
+        """Plain data of a mark, for :meth:`restore`; what was learned since is left out."""
+        values = dict(itertools.islice(self.values.items(), mark["known"]))
+        return {
+            **mark,
+            "trace": [[getattr(p, name) for name in Point.__slots__] for p in self.trace[: mark["trace"]]],
+            "known": _stacked(values),
+            "known_values": torch.tensor(list(values.values()), dtype=torch.float64),
+            "pending": _stacked(mark["pending"]),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        for name in self._COUNTERS:
+            setattr(self, name, state[name])
+        self.x = None if state["x"] is None else to_numpy(state["x"]).copy()
+        self.value, self.bound, self.source = state["value"], state["bound"], state["source"]
+        self._seconds_before, self._cpu_before = state["seconds"], state["cpu_seconds"]
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self.notes = dict(state["notes"])
+        self.trace = [Point(*row) for row in state["trace"]]
+        known = to_numpy(state["known"])
+        self.values = {row.tobytes(): float(v) for row, v in zip(known, state["known_values"].tolist(), strict=True)}
+        self.pending = {row.tobytes(): row.copy() for row in to_numpy(state["pending"])}
+
+
+def _stacked(keys: Iterable[bytes]) -> Tensor:
+    """Designs [R, n] of their keys."""
+    rows = [np.frombuffer(key) for key in keys]
+    return to_torch(np.stack(rows)) if rows else torch.zeros(0, 0, dtype=torch.float64)
+
+
+class CountedOracle:
+    """The problem's oracle, seen through the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.inner = ledger.problem.oracle
+        self.needs_nonnegative = bool(getattr(self.inner, "needs_nonnegative_costs", False))
+        self.takes_seconds = bool(getattr(self.inner, "takes_seconds", False))
+
+    @property
+    def n(self) -> int:
+        """Number of variables."""
+        return self.inner.n
+
+    def solve(self, costs: Array) -> OracleBatch:
+        """Solve as many rows as the budget allows; the others are labelled ``LIMIT``."""
+        ledger = self.ledger
+        if self.needs_nonnegative:
+            costs = np.maximum(costs, 0.0)
+        parts: list[OracleBatch] = []
+        done = 0
+        while done < len(costs):
+            try:
+                rows = ledger.oracle_rows(len(costs) - done)
+            except BudgetExhausted:
+                if not parts:
+                    raise
+                break
+            part = self._attempt(costs[done : done + rows])
+            ledger.solved(part)
+            parts.append(part)
+            done += rows
+        if done < len(costs):
+            parts.append(unanswered(len(costs) - done, self.n, Status.LIMIT, "budget"))
+        return parts[0] if len(parts) == 1 else joined(parts)
+
+    def _attempt(self, costs: Array) -> OracleBatch:
+        try:
+            if self.takes_seconds and math.isfinite(self.ledger.seconds_left):
+                return self.inner.solve(costs, seconds=max(self.ledger.seconds_left, 1e-3))  # type: ignore[call-arg]
+            return self.inner.solve(costs)
+        except InfeasibleError:
+            raise
+        except Exception as error:  # a user's oracle may raise anything; the run survives it
+            return unanswered(len(costs), self.n, Status.ERROR, f"{type(error).__name__}: {error}")
+
+    def violation(self, x: Array) -> Array:
+        """The inner oracle's own check."""
+        return self.inner.violation(x)
+
+
+class CountedProblem:
+    """The problem, seen through the ledger; optional talents are asked of ``inner``."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.inner = ledger.problem
+        self.oracle = CountedOracle(ledger)
+        self.is_differentiable = is_differentiable(self.inner)
+
+    @property
+    def n(self) -> int:
+        """Number of variables."""
+        return self.oracle.n
+
+    def violation(self, x: Tensor) -> Tensor:
+        """The problem's own check."""
+        return self.inner.violation(x)
+
+    def initial_costs(self) -> Tensor:
+        """The problem's natural linearization."""
+        return self.inner.initial_costs()
+
+    def objective(self, x: Tensor) -> Tensor:
+        """F of x [..., n]; rows without a point, that fail, or over the budget are NaN.
+
+        Without gradient, a design that was valued before costs nothing.
+        """
+        flat = x.reshape(-1, x.shape[-1])
+        if x.requires_grad:
+            return self._evaluate(flat).reshape(x.shape[:-1])
+        array = to_numpy(flat)
+        values = np.full(len(array), np.nan)
+        fresh: dict[bytes, list[int]] = {}
+        for row, design in enumerate(array):
+            if np.isnan(design[0]):
+                continue
+            key = design.tobytes()
+            known = self.ledger.values.get(key)
+            if known is None:
+                fresh.setdefault(key, []).append(row)
+            else:
+                values[row] = known
+        if fresh:
+            first = [rows[0] for rows in fresh.values()]
+            found = to_numpy(self._evaluate(flat[first]))
+            for rows, value in zip(fresh.values(), found, strict=True):
+                values[rows] = value
+        return to_torch(values, like=x).reshape(x.shape[:-1])
+
+    def relaxed_objective(self, x: Tensor) -> Tensor:
+        """F of points x [R, n] of the relaxation: counted, but no incumbent is taken from them."""
+        return self._evaluate(x, is_relaxed=True)
+
+    def _evaluate(self, x: Tensor, *, is_relaxed: bool = False) -> Tensor:
+        """F of the rows of x [R, n], counted; rows of NaN are not passed on."""
+        ledger = self.ledger
+        usable = ~torch.isnan(x.detach()).any(-1)
+        index = usable.nonzero().squeeze(-1)
+        index = index[: ledger.objective_rows(len(index))] if len(index) else index
+        values = x.new_full((len(x),), math.nan)
+        if not len(index):
+            return values
+        chosen = x[index]
+        ledger.objective_calls += len(index)
+        try:
+            found = self.inner.objective(chosen)
+        except Exception as error:  # a user's objective may raise anything; find the rows that do
+            found = self._one_by_one(chosen, error)
+        found = found.to(x.dtype)
+        detached = to_numpy(found)
+        failed = ~np.isfinite(detached)
+        if failed.any():
+            ledger.objective_failures += int(failed.sum())
+            ledger.note("objective: not a finite number")
+        if not is_relaxed:
+            ledger.valued(to_numpy(chosen), np.where(failed, np.nan, detached))
+        if failed.any():
+            found = torch.where(torch.from_numpy(failed), torch.full_like(found, math.nan), found)
+        return values.index_put((index,), found)
+
+    def _one_by_one(self, x: Tensor, error: Exception) -> Tensor:
+        rows = []
+        for row in x:
+            try:
+                rows.append(self.inner.objective(row[None])[0])
+            except Exception as raised:  # labelled; the row becomes NaN
+                error = raised
+                rows.append(row.detach().new_tensor(math.nan))
+        self.ledger.note(f"objective: {type(error).__name__}: {error}")
+        return torch.stack(rows)
+
+    def value_pending(self) -> None:
+        """Value every vertex that was seen but not yet asked for: no solve is thrown away."""
+        ledger = self.ledger
+        while ledger.pending:
+            limit = ledger.budget.objective_calls
+            left = len(ledger.pending) if limit is None else limit - ledger.objective_calls
+            if left <= 0:
+                return
+            rows = list(ledger.pending.values())[:left]
+            for row in rows:
+                ledger.pending.pop(row.tobytes(), None)
+            self._evaluate(to_torch(np.stack(rows)))
+
+
+def unanswered(rows: int, n: int, status: Status, message: str) -> OracleBatch:
+    """A batch of rows without a point."""
+    nan = np.full(rows, np.nan)
+    return OracleBatch(
+        np.full((rows, n), np.nan), nan, np.full(rows, -np.inf), (status,) * rows, np.zeros(rows), (message,) * rows
+    )
+
+
+def joined(parts: list[OracleBatch]) -> OracleBatch:
+    """Concatenate batches."""
+    return OracleBatch(
+        np.concatenate([p.x for p in parts]),
+        np.concatenate([p.objective for p in parts]),
+        np.concatenate([p.bound for p in parts]),
+        tuple(s for p in parts for s in p.status),
+        np.concatenate([p.seconds for p in parts]),
+        tuple(m for p in parts for m in (p.message or ("",) * len(p))),
+    )

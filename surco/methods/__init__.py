@@ -1,0 +1,72 @@
+"""The methods: SurCo's learner and the baselines that could embarrass it, as equal citizens of one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from surco.errors import InvalidInputError, UnknownIdError
+from surco.methods.aggregates import Aggregates
+from surco.methods.auto import Auto
+from surco.methods.exact import ExactMethod
+from surco.methods.local_search import LocalSearch
+from surco.methods.one_shot import Heuristic, Linear
+from surco.methods.random_perturbation import RandomPerturbation
+from surco.methods.slp import SequentialLinearization
+from surco.methods.zero import Zero
+from surco.protocols import HasHeuristics, Method, Problem
+from surco.registry import closest
+
+METHODS: dict[str, type[Any]] = {
+    cls.name: cls
+    for cls in (
+        Linear,
+        RandomPerturbation,
+        LocalSearch,
+        SequentialLinearization,
+        Aggregates,
+        Zero,
+        ExactMethod,
+        Auto,
+    )
+}
+"""Name -> class. ``prior`` and ``hybrid``, which need a trained surrogate, join here."""
+
+
+def build_method(method: str | Method, problem: Problem, options: dict[str, Any]) -> Method:
+    """Resolve a method's name (also a heuristic of the problem) and its options.
+
+    Raises:
+        UnknownIdError: no such method; the message names the closest one.
+        InvalidInputError: an option that the method does not have.
+    """
+    if not isinstance(method, str):
+        if options:
+            raise InvalidInputError(f"Options {sorted(options)} go into the {type(method).__name__} itself.")
+        return method
+    if method in METHODS:
+        cls = METHODS[method]
+        known = {f.name for f in dataclasses.fields(cls) if f.init}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise InvalidInputError(f"Method `{method}` has no option `{unknown[0]}`.{closest(unknown[0], known)}")
+        return cls(**options)
+    names = sorted(problem.heuristics()) if isinstance(problem, HasHeuristics) else []
+    if method in names:
+        return Heuristic(method)
+    raise UnknownIdError(f"No method `{method}`.{closest(method, [*METHODS, *names])}")
+
+
+__all__ = [
+    "METHODS",
+    "Aggregates",
+    "Auto",
+    "ExactMethod",
+    "Heuristic",
+    "Linear",
+    "LocalSearch",
+    "RandomPerturbation",
+    "SequentialLinearization",
+    "Zero",
+    "build_method",
+]

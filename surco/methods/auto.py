@@ -1,0 +1,167 @@
+"""The portfolio: cheap certainties first, then the arms that earn their share of the budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from surco.budget import BudgetExhausted
+from surco.ledger import CountedProblem
+from surco.methods.aggregates import Aggregates
+from surco.methods.exact import ExactMethod
+from surco.methods.local_search import LocalSearch
+from surco.methods.one_shot import Heuristic, Linear
+from surco.methods.random_perturbation import RandomPerturbation
+from surco.methods.slp import SequentialLinearization
+from surco.methods.zero import Zero
+from surco.protocols import Estimate, HasAggregates, HasExact, HasHeuristics, Method, State, is_convex
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """A portfolio under one budget.
+
+    First, in this order and each only where the problem offers it: an exact method that declares itself fast
+    (``problem.exact_is_fast``), the natural costs, the problem's heuristics, the small space of aggregates, sequential
+    linearization, and the exact method within a share of the seconds. Then SurCo, local search and random
+    perturbation take turns; a turn goes to the arm with the best recent gain per cost, every third turn to the one
+    that waited longest. The last share of the budget polishes the incumbent by local search.
+
+    Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
+    method that is not declared fast takes part only if there is a budget in seconds.
+
+    Attributes:
+        exact_share: of the seconds, for a slow exact method.
+        opening_share: of the budget, at most, for aggregates and for sequential linearization each.
+        slice_share: of the budget, one turn of an arm.
+        polish_share: of the budget, for the final local search.
+    """
+
+    exact_share: float = 0.5
+    opening_share: float = 0.1
+    slice_share: float = 0.02
+    polish_share: float = 0.1
+    name: ClassVar[str] = "auto"
+
+    def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
+        """Plan the opening."""
+        inner = problem.inner
+        opening: list[str] = []
+        fast = isinstance(inner, HasExact) and bool(getattr(inner, "exact_is_fast", False))
+        if fast:
+            opening.append("exact")
+        opening.append("linear")
+        if isinstance(inner, HasHeuristics):
+            opening.append("heuristics")
+        if isinstance(inner, HasAggregates):
+            opening.append("aggregates")
+        if problem.is_differentiable and (is_convex(inner) or not fast):
+            opening.append("slp")
+        if isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None:
+            opening.append("exact")
+        return {"opening": opening, "arms": {}, "gain": {}, "waited": {}, "turns": 0, "current": ""}
+
+    def step(
+        self, problem: CountedProblem, state: State, *, generator: torch.Generator
+    ) -> tuple[State, Estimate | None]:
+        """One opening move, or one turn of an arm."""
+        if state["opening"]:
+            name, *rest = state["opening"]
+            self._turn(problem, name, None, self.opening_share, generator)
+            return {**state, "opening": rest, "done": problem.ledger.is_optimal}, None
+        return self._play(problem, state, generator)
+
+    def _play(self, problem: CountedProblem, state: State, generator: torch.Generator) -> tuple[State, Estimate | None]:
+        ledger = problem.ledger
+        waited = state["waited"] or dict.fromkeys(("local_search", "zero", "random"), 0)
+        arms = {name: state["arms"].get(name) for name in waited}
+        open_arms = [name for name in waited if not (arms[name] or {}).get("done")]
+        if not open_arms:
+            return {**state, "done": True}, None
+        gain = {name: state["gain"].get(name, math.inf) for name in waited}  # untried arms first
+        if self._used(problem) >= 1 - self.polish_share and "local_search" in open_arms:
+            name = "local_search"
+        elif state["turns"] % 3 == 2:
+            name = max(open_arms, key=lambda arm: waited[arm])
+        else:
+            name = max(open_arms, key=lambda arm: (gain[arm], waited[arm]))
+        before, clock = ledger.value, self._clock(problem)
+        arm = self._turn(problem, name, arms[name], self.slice_share, generator)
+        cost = max(self._clock(problem) - clock, 1e-9)
+        improved = max(before - ledger.value, 0.0) if math.isfinite(before) else 0.0
+        rate = improved / (abs(before) + 1e-12) / cost if math.isfinite(before) else 0.0
+        old = state["gain"].get(name, rate)
+        return {
+            **state,
+            "arms": {**arms, name: arm},
+            "gain": {**state["gain"], name: 0.5 * old + 0.5 * rate},
+            "waited": {other: 0 if other == name else waited[other] + 1 for other in waited},
+            "turns": state["turns"] + 1,
+            "current": name,
+        }, None
+
+    def _turn(
+        self, problem: CountedProblem, name: str, arm: State | None, share: float, generator: torch.Generator
+    ) -> State:
+        """Let one arm step until its slice of the budget is used; returns its state."""
+        ledger = problem.ledger
+        method = self._method(name)
+        outer, ledger.method = ledger.method, name
+        start = self._clock(problem)
+        try:
+            if arm is None:
+                arm = method.init(problem, generator=generator)
+            while not arm.get("done"):
+                arm, _ = method.step(problem, arm, generator=generator)
+                problem.value_pending()
+                ledger.check()
+                if self._clock(problem) - start >= share:
+                    break
+        except BudgetExhausted:
+            if ledger.is_optimal or ledger.is_closed or self._used(problem) >= 1:
+                raise
+            arm = {**(arm or {}), "done": True}
+        finally:
+            ledger.method = outer
+        return arm
+
+    def _method(self, name: str) -> Method:
+        match name:
+            case "linear":
+                return Linear()
+            case "heuristics":
+                return Heuristic()
+            case "aggregates":
+                return Aggregates()
+            case "slp":
+                return SequentialLinearization()
+            case "exact":
+                return ExactMethod(share=self.exact_share)
+            case "local_search":
+                return LocalSearch()
+            case "zero":
+                return Zero()
+            case _:
+                return RandomPerturbation()
+
+    def _used(self, problem: CountedProblem) -> float:
+        """Part of the budget that is used, in [0, 1]."""
+        return self._clock(problem)
+
+    def _clock(self, problem: CountedProblem) -> float:
+        """The largest used part of any limit."""
+        ledger, budget = problem.ledger, problem.ledger.budget
+        used = 0.0
+        if budget.calls is not None:
+            used = max(used, ledger.oracle_calls / budget.calls)
+        if budget.objective_calls is not None:
+            used = max(used, ledger.objective_calls / budget.objective_calls)
+        if budget.is_counted:
+            if budget.calls is not None and budget.objective_calls is None:
+                # objective calls are free here, but a turn must end: 20 of them count like one oracle call
+                used = max(used, ledger.oracle_calls / budget.calls + ledger.objective_calls / (20 * budget.calls))
+            return used
+        return max(used, ledger.seconds / float(budget.seconds or 1.0))

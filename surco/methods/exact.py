@@ -1,0 +1,59 @@
+"""The problem's own exact or bounding method, as a citizen of the loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from surco.bridge import to_torch
+from surco.errors import InvalidInputError
+from surco.ledger import CountedProblem
+from surco.protocols import Estimate, HasExact, State
+
+
+@dataclass(frozen=True, slots=True)
+class ExactMethod:
+    """Run ``problem.exact``, started from the incumbent; its bound is taken as proven, its point is checked.
+
+    Attributes:
+        share: of the seconds that are left, the part given to it.
+        seconds: hard limit of one run; None leaves ``share`` to decide.
+    """
+
+    share: float = 1.0
+    seconds: float | None = None
+    name: ClassVar[str] = "exact"
+
+    def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
+        """Check that there is such a method.
+
+        Raises:
+            InvalidInputError: the problem offers none.
+        """
+        if not isinstance(problem.inner, HasExact):
+            raise InvalidInputError(f"{type(problem.inner).__name__} offers no exact method. Try `auto`.")
+        return {}
+
+    def step(
+        self, problem: CountedProblem, state: State, *, generator: torch.Generator
+    ) -> tuple[State, Estimate | None]:
+        """The one run."""
+        ledger = problem.ledger
+        limit = min(self.share * ledger.seconds_left, math.inf if self.seconds is None else self.seconds)
+        start = None if ledger.x is None else to_torch(ledger.x)
+        answer = problem.inner.exact(seconds=limit if math.isfinite(limit) else None, start=start)  # type: ignore[attr-defined]
+        method, ledger.method = ledger.method, self.name
+        if answer.x is not None:
+            problem.objective(answer.x.detach()[None])
+        if answer.is_optimal and ledger.x is not None and answer.x is not None:
+            ledger.offer_bound(min(answer.bound, ledger.value) if answer.bound > ledger.value else answer.bound)
+            # A proof of optimality means that no design is better, whatever the last digits of the bound say.
+            if math.isclose(answer.bound, ledger.value, rel_tol=1e-6, abs_tol=1e-9):
+                ledger.offer_bound(ledger.value)
+        else:
+            ledger.offer_bound(answer.bound)
+        ledger.method = method
+        return {"done": True}, None

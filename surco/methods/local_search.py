@@ -1,0 +1,96 @@
+"""Iterated local search: the problem's own moves, or generic flips repaired through the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from surco.bridge import to_numpy, to_torch
+from surco.ledger import CountedProblem
+from surco.protocols import Estimate, HasMoves, State
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSearch:
+    """Best of a batch of neighbors; after ``patience`` batches without gain, kick the best design and go on.
+
+    Attributes:
+        batch: neighbors a step.
+        patience: batches without gain that make a local optimum.
+        kick: random moves in a row that leave a local optimum; grows while the kicks lead nowhere.
+    """
+
+    batch: int = 64
+    patience: int = 4
+    kick: int = 3
+    name: ClassVar[str] = "local_search"
+
+    def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
+        """Start at the incumbent, else at the vertex of the natural costs."""
+        if problem.ledger.x is None:
+            batch = problem.oracle.solve(to_numpy(problem.initial_costs())[None])
+            problem.objective(to_torch(batch.x))
+        return {"x": None, "value": float("inf"), "stale": 0, "kicks": 0}
+
+    def step(
+        self, problem: CountedProblem, state: State, *, generator: torch.Generator
+    ) -> tuple[State, Estimate | None]:
+        """One batch of neighbors."""
+        best = problem.ledger
+        if best.x is None:
+            return {**state, "done": True}, None
+        x, value, stale, kicks = state["x"], state["value"], state["stale"], state["kicks"]
+        if x is None or (stale == 0 and kicks == 0 and best.value < value):
+            x, value = to_torch(best.x), best.value  # another method found a better design: go on from there
+        if stale >= self.patience:
+            x, value = self._kicked(problem, generator, self.kick * (1 + kicks % 6))
+            stale, kicks = 0, kicks + 1
+        before = best.value
+        neighbors = neighborhood(problem, x, self.batch, generator)
+        if not len(neighbors):
+            return {"x": x, "value": value, "stale": self.patience, "kicks": kicks + 1, "done": kicks > 20}, None
+        values = problem.objective(neighbors)
+        found = torch.where(torch.isnan(values), torch.inf, values)
+        row = int(found.argmin())
+        if float(found[row]) < value:
+            x, value, stale = neighbors[row].clone(), float(found[row]), 0
+        else:
+            stale += 1
+        if best.value < before:
+            kicks = 0
+        return {"x": x, "value": value, "stale": stale, "kicks": kicks}, None
+
+    def _kicked(self, problem: CountedProblem, generator: torch.Generator, length: int) -> tuple[Tensor, float]:
+        """The incumbent after a few random moves; its value is not asked for."""
+        x = to_torch(problem.ledger.x)
+        for _ in range(length):
+            neighbors = neighborhood(problem, x, 1, generator)
+            if len(neighbors):
+                x = neighbors[0].clone()
+        return x, float("inf")
+
+
+def neighborhood(problem: CountedProblem, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """At most ``count`` feasible neighbors [K, n] of x [n].
+
+    Without moves of the problem, each neighbor is the vertex nearest to x with one to three coordinates flipped: the
+    oracle minimizes the distance to that target, sum_i (1 - 2 target_i) x_i for 0/1 variables.
+    """
+    if isinstance(problem.inner, HasMoves):
+        return problem.inner.moves(x, count=count, generator=generator)
+    flips = 1 + torch.randint(3, (count,), generator=generator)
+    order = torch.rand(count, len(x), generator=generator, dtype=x.dtype).argsort(-1)
+    is_flipped = torch.zeros(count, len(x), dtype=torch.bool).scatter(
+        1, order[:, :3], torch.arange(3)[None] < flips[:, None]
+    )
+    low, high = x.amin(), x.amax()
+    target = torch.where(is_flipped, low + high - x, x)
+    noise = 0.1 * torch.rand(count, len(x), generator=generator, dtype=x.dtype)  # breaks ties among nearest points
+    costs = (low + high - 2 * target) * (1 + len(x) * is_flipped.to(x.dtype)) + noise
+    if problem.oracle.needs_nonnegative:
+        costs = costs - costs.amin(-1, keepdim=True)
+    batch = problem.oracle.solve(to_numpy(costs))
+    return to_torch(batch.x[batch.has_point])

@@ -1,0 +1,56 @@
+"""Methods that look once: the natural linear costs, and the field's own constructive rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from surco.bridge import to_numpy, to_torch
+from surco.ledger import CountedProblem
+from surco.protocols import Estimate, State
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One oracle call at the problem's natural linear costs: what a MILP user has today."""
+
+    name: ClassVar[str] = "linear"
+
+    def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
+        """Nothing to prepare."""
+        return {}
+
+    def step(
+        self, problem: CountedProblem, state: State, *, generator: torch.Generator
+    ) -> tuple[State, Estimate | None]:
+        """The one call."""
+        batch = problem.oracle.solve(to_numpy(problem.initial_costs())[None])
+        problem.objective(to_torch(batch.x))
+        return {"done": True}, None
+
+
+@dataclass(frozen=True, slots=True)
+class Heuristic:
+    """One of the problem's own constructive rules, or all of them where ``name`` is ``"heuristics"``."""
+
+    name: str = "heuristics"
+
+    def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
+        """Nothing to prepare."""
+        return {}
+
+    def step(
+        self, problem: CountedProblem, state: State, *, generator: torch.Generator
+    ) -> tuple[State, Estimate | None]:
+        """Build and value the designs."""
+        designs = problem.inner.heuristics()  # type: ignore[attr-defined]
+        chosen = designs if self.name == "heuristics" else {self.name: designs[self.name]}
+        ledger = problem.ledger
+        method = ledger.method
+        for name, x in chosen.items():
+            ledger.method = name
+            problem.objective(x[None])
+        ledger.method = method
+        return {"done": True}, None

@@ -1,0 +1,136 @@
+"""Problems by name: versioned ids, found through entry points, so that any distribution can add a domain."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from surco.errors import InvalidInputError, UnknownIdError
+from surco.protocols import Problem
+
+GROUP = "surco.problems"
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """A family of problems, published as an entry point of the group ``surco.problems``.
+
+    A domain may also offer ``from_file(path) -> Problem | None`` for formats of its own.
+    """
+
+    @property
+    def name(self) -> str:
+        """Part of every id before the first slash."""
+        ...
+
+    def ids(self) -> Mapping[str, str]:
+        """Versioned id -> one line of description."""
+        ...
+
+    def make(self, id: str, **overrides: Any) -> Problem:
+        """Build the problem of that id."""
+        ...
+
+    def from_spec(self, spec: Mapping[str, Any]) -> Problem:
+        """Build a problem from a JSON object with ``"domain": name``."""
+        ...
+
+
+@functools.cache
+def _domain(name: str) -> Domain:
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return point.load()
+    raise UnknownIdError(f"No domain `{name}`.{closest(name, domain_names())}")
+
+
+def domain_names() -> list[str]:
+    """Names of all installed domains."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def ids() -> dict[str, str]:
+    """All registered ids with a line of description each."""
+    return {id: line for name in domain_names() for id, line in _domain(name).ids().items()}
+
+
+def make(id: str, **overrides: Any) -> Problem:
+    """Build a registered problem.
+
+    Args:
+        id: for example ``"sharding/mlperf-dlrm-v2-8gpu-v0"``; ``surco list`` shows all.
+        overrides: what the domain lets one change, ``seed=`` for drawn instances.
+
+    Raises:
+        UnknownIdError: no such id; the message names the closest one.
+
+    Example:
+        >>> import surco
+        >>> surco.make("paths/grid-5-code-v0", seed=1).oracle.n
+        80
+    """
+    name = id.partition("/")[0]
+    if name not in domain_names():
+        raise UnknownIdError(f"No problem `{id}`.{closest(id, ids())}")
+    domain = _domain(name)
+    if id not in domain.ids():
+        raise UnknownIdError(f"No problem `{id}`.{closest(id, domain.ids())}")
+    return domain.make(id, **overrides)
+
+
+def from_spec(spec: Mapping[str, Any]) -> Problem:
+    """Build a problem from its JSON object, which names its domain under ``"domain"``."""
+    if not isinstance(spec, Mapping) or "domain" not in spec:
+        raise InvalidInputError(
+            f"Expected a JSON object with a `domain` (one of {', '.join(domain_names())}), got {_shown(spec)}."
+        )
+    return _domain(str(spec["domain"])).from_spec(spec)
+
+
+def load(source: str | Path, **overrides: Any) -> Problem:
+    """Build a problem from an id, a JSON spec file, a saved ``result.json``, or a file of a domain's own format."""
+    text = str(source)
+    path = Path(text)
+    if not path.is_file():
+        if path.suffix and "/" not in text and text not in ids():
+            raise InvalidInputError(f"Expected an id or a file, but there is no file `{text}` here. Try `surco list`.")
+        return make(text, **overrides)
+    if overrides:
+        raise InvalidInputError(
+            f"Overrides {sorted(overrides)} fit an id, not the file `{text}`; edit the file instead."
+        )
+    if path.suffix == ".json":
+        try:
+            spec = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InvalidInputError(f"`{text}` is not JSON: {error}.") from error
+        if isinstance(spec, Mapping) and "domain" not in spec and isinstance(spec.get("spec"), Mapping):
+            spec = spec["spec"]
+        if isinstance(spec, Mapping) and "domain" in spec:
+            return from_spec(spec)
+    for name in domain_names():
+        reader = getattr(_domain(name), "from_file", None)
+        problem = reader(path) if reader else None
+        if problem is not None:
+            return problem
+    raise InvalidInputError(f"No installed domain reads `{text}`; a JSON spec needs a `domain` ({domain_names()}).")
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """``" Did you mean `x`?"`` for the nearest choice; otherwise the choices, shortened."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if near:
+        return f" Did you mean `{near[0]}`?"
+    shown = ", ".join(choices[:8]) + (" ..." if len(choices) > 8 else "")
+    return f" Known: {shown}."
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

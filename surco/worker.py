@@ -1,0 +1,69 @@
+"""A thread that may hang without taking the caller with it.
+
+A user's objective or oracle can loop forever. Running a solve on a worker lets the caller keep its deadline and its
+Ctrl-C: it returns what is known and leaves the hanging thread behind (a daemon, ended with the process).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class _Job:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.done = threading.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="surco-worker", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            job = self.jobs.get()
+            try:
+                job.value = job.function()
+            except BaseException as error:  # handed to the caller, whatever it is
+                job.error = error
+            job.done.set()
+
+
+_idle: list[_Worker] = []
+_lock = threading.Lock()
+
+
+class HungError(Exception):
+    """The function did not return in time."""
+
+
+def run(function: Callable[[], Any], is_overdue: Callable[[], float]) -> Any:
+    """Call ``function()`` on a worker thread and return its value or raise its error.
+
+    Args:
+        function: what to run.
+        is_overdue: seconds to go on waiting; at 0 or less the wait ends.
+
+    Raises:
+        HungError: the wait ended first; the thread is left behind.
+    """
+    with _lock:  # an idle thread is kept: starting one costs more than a small solve
+        worker = _idle.pop() if _idle else _Worker()
+    job = _Job(function)
+    worker.jobs.put(job)
+    while not job.done.is_set():
+        left = is_overdue()
+        if left <= 0:
+            raise HungError
+        job.done.wait(min(left, 0.5))  # short waits let Ctrl-C in
+    with _lock:
+        _idle.append(worker)
+    if job.error is not None:
+        raise job.error
+    return job.value
