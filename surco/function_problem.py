@@ -31,6 +31,7 @@ class FunctionProblem:
     ) -> None:
         self.oracle = oracle
         self.is_differentiable = is_differentiable
+        self.is_rowwise = not is_differentiable  # a callable may hang or raise: let each value count at once
         self.is_convex = is_convex
         self.id = id
         self.spec = dict(spec or {})

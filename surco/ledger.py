@@ -23,7 +23,7 @@ from solvers.oracle import Array, OracleBatch, Status
 from surco.bridge import to_numpy, to_torch
 from surco.budget import Budget, BudgetExhausted
 from surco.errors import InfeasibleError
-from surco.protocols import ExplainsInfeasibility, Problem, is_differentiable
+from surco.protocols import ExplainsInfeasibility, Problem, is_differentiable, is_rowwise
 from surco.result import Point, Stats, relative_gap
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Ledger:
         self.on_improvement = on_improvement
         self.lock = threading.RLock()
         self.is_closed = False
+        self.is_cut = False  # a batch was cut to what was left: the step that asked for it is not a whole step
         self.x: Array | None = None
         self.value = math.inf
         self.bound = -math.inf
@@ -294,10 +295,12 @@ class CountedOracle:
             parts.append(part)
             done += rows
         if done < len(costs):
+            ledger.is_cut = True
             parts.append(unanswered(len(costs) - done, self.n, Status.LIMIT, "budget"))
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _attempt(self, costs: Array) -> OracleBatch:
+        """Solve; if the batch raises, row by row, so that one bad row does not take the others with it."""
         try:
             if self.takes_seconds and math.isfinite(self.ledger.seconds_left):
                 return self.inner.solve(costs, seconds=max(self.ledger.seconds_left, 1e-3))  # type: ignore[call-arg]
@@ -305,7 +308,9 @@ class CountedOracle:
         except InfeasibleError:
             raise
         except Exception as error:  # a user's oracle may raise anything; the run survives it
-            return unanswered(len(costs), self.n, Status.ERROR, f"{type(error).__name__}: {error}")
+            if len(costs) > 1:
+                return joined([self._attempt(row[None]) for row in costs])
+            return unanswered(1, self.n, Status.ERROR, f"{type(error).__name__}: {error}")
 
     def violation(self, x: Array) -> Array:
         """The inner oracle's own check."""
@@ -320,6 +325,7 @@ class CountedProblem:
         self.inner = ledger.problem
         self.oracle = CountedOracle(ledger)
         self.is_differentiable = is_differentiable(self.inner)
+        self.is_rowwise = is_rowwise(self.inner)
 
     @property
     def n(self) -> int:
@@ -366,33 +372,46 @@ class CountedProblem:
         return self._evaluate(x, is_relaxed=True)
 
     def _evaluate(self, x: Tensor, *, is_relaxed: bool = False) -> Tensor:
-        """F of the rows of x [R, n], counted; rows of NaN are not passed on."""
+        """f of the rows of x [R, n], counted; rows of NaN are not passed on."""
         ledger = self.ledger
         usable = ~torch.isnan(x.detach()).any(-1)
         index = usable.nonzero().squeeze(-1)
-        index = index[: ledger.objective_rows(len(index))] if len(index) else index
         values = x.new_full((len(x),), math.nan)
         if not len(index):
             return values
-        chosen = x[index]
-        ledger.objective_calls += len(index)
+        allowed = ledger.objective_rows(len(index))
+        ledger.is_cut |= allowed < len(index)
+        index = index[:allowed]
+        # Row by row, each value counts before the next row may hang or the time may end.
+        for part in index.split(1) if self.is_rowwise else (index,):
+            ledger.check()
+            values = values.index_put((part,), self._valued(x[part], is_relaxed))
+        return values
+
+    def _valued(self, x: Tensor, is_relaxed: bool) -> Tensor:
+        """f of the rows of x [R, n], counted and recorded; NaN where it fails."""
+        ledger = self.ledger
+        ledger.objective_calls += len(x)
         try:
-            found = self.inner.objective(chosen)
+            found = self.inner.objective(x)
         except Exception as error:  # a user's objective may raise anything; find the rows that do
-            found = self._one_by_one(chosen, error)
+            found = self._one_by_one(x, error)
         found = found.to(x.dtype)
         detached = to_numpy(found)
         failed = ~np.isfinite(detached)
         if failed.any():
             ledger.objective_failures += int(failed.sum())
             ledger.note("objective: not a finite number")
-        if not is_relaxed:
-            ledger.valued(to_numpy(chosen), np.where(failed, np.nan, detached))
-        if failed.any():
+            detached = np.where(failed, np.nan, detached)
             found = torch.where(torch.from_numpy(failed), torch.full_like(found, math.nan), found)
-        return values.index_put((index,), found)
+        if not is_relaxed:
+            ledger.valued(to_numpy(x), detached)
+        return found
 
     def _one_by_one(self, x: Tensor, error: Exception) -> Tensor:
+        if len(x) == 1:
+            self.ledger.note(f"objective: {type(error).__name__}: {error}")
+            return x.detach().new_full((1,), math.nan)
         rows = []
         for row in x:
             try:

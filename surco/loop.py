@@ -153,6 +153,8 @@ class _Run:
                     break
                 self.state, _ = self.method.step(counted, self.state, generator=self.generator)
                 counted.value_pending()
+                if self.ledger.is_cut:
+                    raise BudgetExhausted
                 self._save()
             counted.value_pending()
         except BudgetExhausted:

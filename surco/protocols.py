@@ -147,6 +147,11 @@ def is_differentiable(problem: object) -> bool:
     return bool(getattr(problem, "is_differentiable", True))
 
 
+def is_rowwise(problem: object) -> bool:
+    """Whether ``objective`` treats rows one at a time anyway, so that values should count one by one: else False."""
+    return bool(getattr(problem, "is_rowwise", False))
+
+
 def is_convex(problem: object) -> bool:
     """Whether f is convex on the convex hull of the feasible set: the problem's ``is_convex``, else False."""
     return bool(getattr(problem, "is_convex", False))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surco.bridge import to_numpy, to_torch
 from surco.ledger import CountedProblem
+from surco.methods.random_perturbation import perturbed
 from surco.protocols import Estimate, HasMoves, State
 
 
@@ -40,8 +41,11 @@ class LocalSearch:
     ) -> tuple[State, Estimate | None]:
         """One batch of neighbors."""
         best = problem.ledger
-        if best.x is None:
-            return {**state, "done": True}, None
+        if best.x is None:  # nothing to start from yet: the natural vertex failed
+            costs = perturbed(problem.initial_costs(), self.batch // 4, (0.03, 3.0), generator)
+            batch = problem.oracle.solve(to_numpy(costs))
+            problem.objective(to_torch(batch.x))
+            return state, None
         x, value, stale, kicks = state["x"], state["value"], state["stale"], state["kicks"]
         if x is None or (stale == 0 and kicks == 0 and best.value < value):
             x, value = to_torch(best.x), best.value  # another method found a better design: go on from there

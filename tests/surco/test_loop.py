@@ -1,0 +1,221 @@
+"""The one loop: budgets, incumbents, bounds, statuses, failures that are survived."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+import surco
+from surco.result import SolveStatus
+from tests.surco.toys import BlackBox, Broken, ChooseK, QuadraticChoice
+
+METHODS = ["linear", "random", "local_search", "slp", "zero", "auto"]
+BLACK_BOX_METHODS = ["linear", "random", "local_search", "zero", "auto"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_result_is_feasible_and_its_value_is_the_objective(method: str) -> None:
+    problem = QuadraticChoice()
+    result = surco.solve(problem, method, calls=60, seed=1)
+    x = torch.from_numpy(result.x)
+    assert result.is_feasible
+    assert float(problem.violation(x)) == 0
+    assert result.value == pytest.approx(float(problem.objective(x)), rel=1e-12)
+    assert result.value >= problem.optimum() - 1e-9
+    assert result.stats.oracle_calls <= 60
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_and_calls_give_the_same_run(method: str) -> None:
+    runs = [surco.solve(QuadraticChoice(n=16, k=5), method, calls=80, seed=3) for _ in range(2)]
+    assert (runs[0].x == runs[1].x).all()
+    assert runs[0].stats.objective_calls == runs[1].stats.objective_calls
+    assert [p.value for p in runs[0].trace] == [p.value for p in runs[1].trace]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auto_finds_the_enumerated_optimum(seed: int) -> None:
+    problem = QuadraticChoice(seed=seed)
+    assert surco.solve(problem, calls=400, seed=seed).value == pytest.approx(problem.optimum(), abs=1e-9)
+
+
+@pytest.mark.parametrize("method", BLACK_BOX_METHODS)
+def test_black_box_needs_no_gradient(method: str) -> None:
+    problem = BlackBox()
+    result = surco.solve(problem, method, calls=100, seed=0)
+    assert result.bound is None
+    assert result.status is not SolveStatus.OPTIMAL
+    assert result.gap is None
+
+
+@pytest.mark.parametrize("method", BLACK_BOX_METHODS)
+def test_black_box_is_asked_once_for_a_design(method: str) -> None:
+    asked: list[bytes] = []
+
+    def value(x: torch.Tensor) -> float:
+        asked.append(x.numpy().tobytes())
+        return float(x @ torch.arange(10.0, dtype=torch.float64)) ** 2
+
+    result = surco.solve(BlackBox(value), method, calls=150, seed=0)
+    assert len(asked) == len(set(asked)) == result.stats.objective_calls
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("calls", [1, 7, 33])
+def test_budget_in_oracle_calls_is_never_exceeded(method: str, calls: int) -> None:
+    assert surco.solve(QuadraticChoice(n=20, k=6), method, calls=calls).stats.oracle_calls <= calls
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_budget_in_objective_calls_is_never_exceeded(method: str) -> None:
+    problem = QuadraticChoice(n=20, k=6)
+    result = surco.solve(problem, method, objective_calls=25)
+    assert result.stats.objective_calls <= 25
+    assert problem.evaluations == result.stats.objective_calls
+
+
+@pytest.mark.parametrize("method", ["random", "local_search", "zero", "auto"])
+def test_budget_in_seconds_is_kept(method: str) -> None:
+    began = time.perf_counter()
+    result = surco.solve(QuadraticChoice(n=60, k=20), method, seconds=1.0)
+    assert time.perf_counter() - began < 1.1 + 0.2  # a loaded machine may be late by a time slice
+    assert result.stats.seconds >= 0.9 or result.status is SolveStatus.CONVERGED
+
+
+def test_convex_bound_is_below_the_optimum_and_status_needs_it() -> None:
+    problem = QuadraticChoice()
+    result = surco.solve(problem, "slp", calls=200)
+    assert result.bound is not None
+    assert result.bound <= problem.optimum() + 1e-9
+    assert (result.status is SolveStatus.OPTIMAL) == (result.gap is not None and result.gap <= 1e-9)
+
+
+def test_a_linear_objective_is_proven_optimal() -> None:
+    problem = QuadraticChoice()
+    problem.Q = torch.zeros_like(problem.Q)
+    result = surco.solve(problem, calls=50)
+    assert result.status is SolveStatus.OPTIMAL
+    assert result.value == pytest.approx(problem.optimum())
+    assert result.gap == pytest.approx(0.0, abs=1e-9)
+
+
+def test_without_bound_never_optimal() -> None:
+    problem = QuadraticChoice()
+    problem.is_convex = False
+    result = surco.solve(problem, calls=300)
+    assert result.bound is None
+    assert result.status is SolveStatus.BUDGET
+
+
+@pytest.mark.parametrize("how", ["raise", "lie", "error", "limit", "infeasible"])
+def test_a_broken_oracle_is_survived_and_counted(how: str) -> None:
+    problem = QuadraticChoice(oracle=Broken(how))
+    problem.b += 100  # so that choosing nothing, the lie, would be best
+    result = surco.solve(problem, "random", calls=64, seed=0)
+    assert float(problem.violation(torch.from_numpy(result.x))) == 0
+    stats = result.stats
+    assert {"raise": stats.oracle_failures, "error": stats.oracle_failures, "limit": stats.oracle_failures}.get(how, 1)
+    assert how != "lie" or (stats.rejected > 0 and any("infeasible answer" in note for note in result.notes))
+
+
+def test_objectives_that_raise_or_are_not_numbers_are_survived() -> None:
+    count = 0
+
+    def value(x: torch.Tensor) -> float:
+        nonlocal count
+        count += 1
+        if count % 3 == 0:
+            raise ZeroDivisionError("no such corner")
+        return math.nan if count % 3 == 1 else float(x @ torch.arange(10.0, dtype=torch.float64))
+
+    result = surco.solve(BlackBox(value), "local_search", objective_calls=90)
+    assert math.isfinite(result.value)
+    assert result.stats.objective_failures >= 40
+    assert any("no such corner" in note for note in result.notes)
+
+
+def test_an_objective_that_hangs_is_left_behind_with_the_incumbent() -> None:
+    release = threading.Event()
+    count = 0
+
+    def value(x: torch.Tensor) -> float:
+        nonlocal count
+        count += 1
+        if count > 5:
+            release.wait(60)
+        return float(x @ torch.arange(10.0, dtype=torch.float64))
+
+    began = time.perf_counter()
+    result = surco.solve(BlackBox(value), "random", seconds=0.5)
+    elapsed = time.perf_counter() - began
+    release.set()
+    assert elapsed < 1.0
+    assert result.is_feasible
+    assert any("hanging" in note for note in result.notes)
+
+
+def test_ctrl_c_returns_the_incumbent() -> None:
+    timer = threading.Timer(0.4, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    result = surco.solve(QuadraticChoice(n=60, k=20), "random", seconds=30)
+    timer.join()
+    assert result.status is SolveStatus.INTERRUPTED
+    assert result.stats.seconds < 5
+
+
+def test_callback_sees_improvements_and_may_stop() -> None:
+    seen: list[float] = []
+
+    def watch(run: object) -> bool:
+        seen.append(run.value)  # type: ignore[attr-defined]
+        return len(seen) == 3
+
+    result = surco.solve(QuadraticChoice(n=60, k=20), "random", calls=10_000, callback=watch)
+    assert result.status is SolveStatus.STOPPED
+    assert len(seen) == 3
+    assert result.value == seen[-1]
+
+
+def test_an_empty_feasible_set_is_an_error_that_explains_itself() -> None:
+    problem = QuadraticChoice(oracle=Broken("infeasible", period=1))
+    problem.explain_infeasibility = lambda: "Choose fewer."  # type: ignore[attr-defined]
+    with pytest.raises(surco.InfeasibleError, match=r"Choose fewer\."):
+        surco.solve(problem, calls=5)
+
+
+def test_no_design_within_the_budget_is_an_error() -> None:
+    with pytest.raises(surco.NoDesignError, match="limit"):
+        surco.solve(QuadraticChoice(oracle=Broken("limit", period=1)), "random", calls=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "zeroo"}, "Did you mean `zero`"),
+        ({"method": "zero", "step_sise": 0.1}, "Did you mean `step_size`"),
+        ({"seconds": -1.0}, "`seconds` > 0"),
+        ({"calls": 0}, "`calls` > 0"),
+        ({"method": "exact"}, "no exact method"),
+        ({"method": "aggregates"}, "no aggregates"),
+        ({"resume": True}, "`checkpoint`"),
+    ],
+)
+def test_bad_arguments_say_what_to_try(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(surco.InvalidInputError, match=message):
+        surco.solve(QuadraticChoice(), **{"calls": 5, **arguments})  # type: ignore[arg-type]
+
+
+def test_something_that_is_no_problem_is_refused() -> None:
+    with pytest.raises(surco.InvalidInputError, match="lacks objective, violation, initial_costs"):
+        surco.solve(type("Half", (), {"oracle": ChooseK(3, 1)})())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["linear", "local_search", "slp", "zero"])
+def test_scaling_the_objective_changes_no_design(method: str) -> None:
+    designs = [surco.solve(QuadraticChoice(n=14, scale=s), method, calls=60).x for s in (1.0, 1024.0)]
+    assert (designs[0] == designs[1]).all()
