@@ -1,1 +1,54 @@
-"""Linear oracles over fixed feasible sets: MILP backends, graph and selection oracles, caches, pools. NumPy only."""
+"""Linear oracles over fixed feasible sets: MILP backends, graph and selection oracles, caches, pools. NumPy only.
+
+Names are loaded on first use, so that `import solvers` imports neither a backend nor a compiler.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from solvers.callables import FunctionOracle, function
+    from solvers.mixed_integer import MilpOracle, milp
+    from solvers.oracle import Array, LinearOracle, OracleBatch, Status, as_costs
+    from solvers.paths import ShortestPathOracle, shortest_path
+    from solvers.polyhedron import Polyhedron
+    from solvers.selection import CardinalityOracle, PartitionMatroidOracle, cardinality, partition_matroid
+
+_HOME = {
+    "Array": "oracle",
+    "CardinalityOracle": "selection",
+    "FunctionOracle": "callables",
+    "LinearOracle": "oracle",
+    "MilpOracle": "mixed_integer",
+    "OracleBatch": "oracle",
+    "PartitionMatroidOracle": "selection",
+    "Polyhedron": "polyhedron",
+    "ShortestPathOracle": "paths",
+    "Status": "oracle",
+    "as_costs": "oracle",
+    "cardinality": "selection",
+    "function": "callables",
+    "milp": "mixed_integer",
+    "partition_matroid": "selection",
+    "shortest_path": "paths",
+}
+
+__all__ = [
+    "Array", "CardinalityOracle", "FunctionOracle", "LinearOracle", "MilpOracle", "OracleBatch",
+    "PartitionMatroidOracle", "Polyhedron", "ShortestPathOracle", "Status", "as_costs", "cardinality", "function",
+    "milp", "partition_matroid", "shortest_path",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'solvers' has no attribute {name!r}")
+    value = getattr(import_module(f"solvers.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

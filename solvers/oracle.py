@@ -38,7 +38,7 @@ class OracleBatch:
     Attributes:
         x: [B, n] float64; a row without a point is all NaN.
         objective: [B] float64, ``costs @ x`` of each row; NaN without a point.
-        bound: [B] float64, proven lower bound on min c.x; -inf where none is known, equal to ``objective`` where optimal.
+        bound: [B] float64, proven lower bound on min c.x; -inf where none is known, ``objective`` where optimal.
         status: B statuses.
         seconds: [B] float64, wall seconds spent on each row (a batched solve is shared out equally).
         message: B strings, empty where there is nothing to say; the reason of an ``ERROR``.

@@ -1,0 +1,1 @@
+"""Backends of the MILP oracle: one small file each, made by name in `solvers.backends.base`."""

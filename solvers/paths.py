@@ -1,0 +1,224 @@
+"""The shortest-path oracle on a networkx graph."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.oracle import Array, OracleBatch, Status
+from solvers.points import as_points, not_binary
+from solvers.rows import Answer, Failures, solve_together
+
+
+def shortest_path(graph: Any, source: Hashable, target: Hashable) -> ShortestPathOracle:
+    """Oracle over the simple paths from ``source`` to ``target`` in a networkx graph.
+
+    Variable j is edge ``oracle.edges[j]``, in the order of ``graph.edges`` (with keys in a multigraph); an undirected
+    edge is one variable that may be used in either direction.
+
+    Args:
+        graph: networkx Graph, DiGraph, MultiGraph or MultiDiGraph. Edge attributes are not read: costs come with each
+            call.
+        source: first node.
+        target: last node, another one.
+
+    Raises:
+        ValueError: a node that is not in the graph, source equal to target, or a graph without edges.
+
+    Examples:
+        >>> import networkx as nx, numpy as np
+        >>> oracle = shortest_path(nx.DiGraph([("a", "b"), ("b", "c"), ("a", "c")]), "a", "c")
+        >>> oracle.edges
+        (('a', 'b'), ('a', 'c'), ('b', 'c'))
+        >>> batch = oracle.solve(np.array([[1.0, 3.0, 1.0], [1.0, 1.0, 1.0]]))
+        >>> batch.x.tolist(), oracle.path(batch.x[0])
+        ([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], ['a', 'b', 'c'])
+    """
+    return ShortestPathOracle(graph, source, target)
+
+
+class ShortestPathOracle:
+    """0/1 vectors over the edges that are a simple path from source to target.
+
+    A directed acyclic graph is solved by a dynamic program, for costs of any sign. Other graphs are solved by Dijkstra
+    for rows of non-negative costs; a directed row with negative costs by Bellman-Ford. A negative cycle that a path
+    could touch (an undirected edge of negative cost is one) makes the row an ``ERROR``: the problem is then NP-hard.
+
+    Attributes:
+        edges: n edges as (u, v) or (u, v, key).
+        nodes: the nodes of the graph.
+    """
+
+    def __init__(self, graph: Any, source: Hashable, target: Hashable) -> None:
+        for name, node in (("source", source), ("target", target)):
+            if node not in graph:
+                raise ValueError(f"Expected `{name}` to be a node of the graph, got {node!r}.")
+        if source == target:
+            raise ValueError(f"Expected source and target to differ, got {source!r} twice.")
+        self.is_directed = bool(graph.is_directed())
+        self.nodes: tuple[Any, ...] = tuple(graph.nodes)
+        self.edges: tuple[Any, ...] = tuple(graph.edges(keys=True) if graph.is_multigraph() else graph.edges)
+        if not self.edges:
+            raise ValueError("Expected a graph with edges, got none.")
+        self.source, self.target = source, target
+        index = {node: i for i, node in enumerate(self.nodes)}
+        self._source, self._target = index[source], index[target]
+        self._tail = np.array([index[edge[0]] for edge in self.edges], np.int64)
+        self._head = np.array([index[edge[1]] for edge in self.edges], np.int64)
+        self._build()
+
+    def _build(self) -> None:
+        columns = np.arange(len(self.edges))
+        keep = self._tail != self._head  # a loop is never on a simple path
+        tail, head, edge = self._tail[keep], self._head[keep], columns[keep]
+        if not self.is_directed:
+            tail, head, edge = np.concatenate([tail, head]), np.concatenate([head, tail]), np.concatenate([edge, edge])
+        # Arcs that no route from source to target can use are left out, and so are cycles among them.
+        count = len(self.nodes)
+        useful = _reach(tail, head, self._source, count) & _reach(head, tail, self._target, count)
+        keep = useful[tail] & useful[head] & (head != self._source) & (tail != self._target)
+        tail, head, edge = tail[keep], head[keep], edge[keep]
+        order = np.argsort(tail, kind="stable")
+        self._arc_tail, self._arc_head, self._arc_edge = tail[order], head[order], edge[order]
+        self._start = np.searchsorted(self._arc_tail, np.arange(count + 1)).astype(np.int64)
+        self._used = np.zeros(len(self.edges), bool)
+        self._used[self._arc_edge] = True
+        self._order = _topological_order(self._start, self._arc_head, count) if self.is_directed else None
+
+    @property
+    def n(self) -> int:
+        """Number of edges."""
+        return len(self.edges)
+
+    @property
+    def is_acyclic(self) -> bool:
+        """Whether the part of the graph between source and target has no directed cycle: any cost is then allowed."""
+        return self._order is not None
+
+    def solve(self, costs: Array) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]."""
+        return solve_together(costs, self.n, self._solve)
+
+    def path(self, x: Array) -> list[Any]:
+        """Nodes of the path x [n], from source to target.
+
+        Raises:
+            ValueError: x is not a path.
+        """
+        walk = self._walk(np.asarray(x, dtype=np.float64))
+        if walk is None:
+            raise ValueError("Expected a simple path from source to target; `violation(x)` says how far off x is.")
+        return [self.nodes[node] for node in walk]
+
+    def violation(self, x: Array) -> Array:
+        """Distance from {0, 1} or of a node's balance, or edges that are not on the path; [..., n] -> [...]."""
+        points = as_points(x, self.n)
+        flat = points.reshape(-1, self.n)
+        worst = np.maximum(not_binary(flat), self._imbalance(flat))
+        for row in np.flatnonzero(worst == 0.0):  # right degrees: only a separate cycle can be wrong now
+            walk = self._walk(flat[row])
+            used = round(float(flat[row].sum()))
+            worst[row] = used if walk is None else used - (len(walk) - 1)
+        return worst.reshape(points.shape[:-1])
+
+    def _imbalance(self, flat: Array) -> Array:
+        """Largest violation of a degree rule at a node; flat [B, n] -> [B]."""
+        count = len(self.nodes)
+        leaving, entering = np.zeros((count, len(flat))), np.zeros((count, len(flat)))
+        np.add.at(leaving, self._tail, flat.T)
+        np.add.at(entering, self._head, flat.T)
+        wanted = np.zeros((count, 1))
+        if self.is_directed:
+            wanted[self._source], wanted[self._target] = 1.0, -1.0
+            balance = np.abs(leaving - entering - wanted)
+            return np.maximum(balance, np.maximum(leaving, entering) - 1.0).max(axis=0)
+        degree = leaving + entering
+        ends = [self._source, self._target]
+        inner = np.minimum(np.abs(degree), np.abs(degree - 2.0))
+        inner[ends] = np.abs(degree[ends] - 1.0)
+        return inner.max(axis=0)
+
+    def _walk(self, x: Array) -> list[int] | None:
+        """Follow the chosen edges from the source; None if they do not lead to the target."""
+        exits: dict[int, list[tuple[int, int]]] = {}
+        for column in np.flatnonzero(x > 0.5):
+            tail, head = int(self._tail[column]), int(self._head[column])
+            exits.setdefault(tail, []).append((head, int(column)))
+            if not self.is_directed:
+                exits.setdefault(head, []).append((tail, int(column)))
+        walk, seen, column = [self._source], {self._source}, -1
+        while walk[-1] != self._target:
+            onward = [(node, edge) for node, edge in exits.get(walk[-1], []) if edge != column]
+            if len(onward) != 1 or onward[0][0] in seen:
+                return None
+            node, column = onward[0]
+            walk.append(node)
+            seen.add(node)
+        return walk
+
+    def _solve(self, costs: Array) -> tuple[Array, Failures]:
+        from solvers.kernels import paths as kernels
+
+        x = np.zeros_like(costs)
+        outcome = np.zeros(len(costs), np.int64)
+        arcs = (self._start, self._arc_head, self._arc_tail, self._arc_edge, self._source, self._target)
+        if self._order is not None:
+            kernels.acyclic_paths(self._order, *arcs, costs, x, outcome)
+        else:
+            negative = ((costs < 0) & self._used).any(axis=1)
+            rows = np.flatnonzero(~negative)
+            if len(rows) == len(costs):
+                kernels.dijkstra_paths(*arcs, costs, x, outcome)
+            else:
+                self._solve_some(kernels.dijkstra_paths, arcs, costs, x, outcome, rows)
+                rows = np.flatnonzero(negative)
+                if self.is_directed:
+                    self._solve_some(kernels.bellman_ford_paths, arcs, costs, x, outcome, rows)
+                else:
+                    outcome[rows] = kernels.NEGATIVE
+        if not outcome.any():
+            return x, {}
+        return x, {int(row): self._failure(int(outcome[row])) for row in np.flatnonzero(outcome)}
+
+    @staticmethod
+    def _solve_some(kernel: Any, arcs: tuple, costs: Array, x: Array, outcome: NDArray, rows: NDArray) -> None:
+        part, found = np.zeros((len(rows), costs.shape[1])), np.zeros(len(rows), np.int64)
+        kernel(*arcs, costs[rows], part, found)
+        x[rows], outcome[rows] = part, found
+
+    def _failure(self, outcome: int) -> Answer:
+        if outcome == 1:
+            return Answer(Status.INFEASIBLE, message=f"no path from {self.source!r} to {self.target!r}")
+        rule = "a cycle of negative cost" if self.is_directed else "an undirected edge of negative cost"
+        return Answer(
+            Status.ERROR, message=f"{rule} between source and target: expected non-negative costs on such a graph"
+        )
+
+
+def _reach(tail: NDArray, head: NDArray, root: int, count: int) -> NDArray[np.bool_]:
+    """Nodes that can be reached from ``root`` over arcs tail -> head."""
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import breadth_first_order
+
+    graph = sp.csr_array((np.ones(len(tail)), (tail, head)), shape=(count, count))
+    reached = np.zeros(count, bool)
+    reached[breadth_first_order(graph, root, return_predecessors=False)] = True
+    return reached
+
+
+def _topological_order(start: NDArray, head: NDArray, count: int) -> NDArray[np.int64] | None:
+    """Nodes before their successors, or None where there is a cycle."""
+    waiting = np.bincount(head, minlength=count)
+    ready = [int(node) for node in np.flatnonzero(waiting == 0)]
+    order: list[int] = []
+    while ready:
+        node = ready.pop()
+        order.append(node)
+        for arc in range(start[node], start[node + 1]):
+            waiting[head[arc]] -= 1
+            if waiting[head[arc]] == 0:
+                ready.append(int(head[arc]))
+    return np.array(order, np.int64) if len(order) == count else None

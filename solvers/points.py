@@ -1,0 +1,43 @@
+"""Checks that every native oracle makes on points it did not make."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solvers.oracle import Array
+
+ROUNDING = 1e-9
+"""Relative violations below this are float rounding and count as zero."""
+
+
+def as_points(x: object, n: int) -> Array:
+    """Convert to float64 and check the last axis.
+
+    Raises:
+        ValueError: the last axis is not ``n``.
+    """
+    points = np.asarray(x, dtype=np.float64)
+    if points.shape[-1:] != (n,):
+        raise ValueError(f"Expected points of shape [..., {n}], got {list(points.shape)}.")
+    return points
+
+
+def not_binary(points: Array) -> Array:
+    """Largest distance of an entry from {0, 1}, [..., n] -> [...]; inf where an entry is not finite."""
+    distance = np.minimum(np.abs(points), np.abs(points - 1.0))
+    worst = distance.max(axis=-1, initial=0.0)
+    return np.where(np.isfinite(worst), np.where(worst <= ROUNDING, 0.0, worst), np.inf)
+
+
+def above(values: Array, limits: Array) -> Array:
+    """Largest excess of ``values`` [..., m] over ``limits`` [m], [...]; float rounding counts as zero."""
+    excess = values - limits
+    excess = np.where(excess <= ROUNDING * np.maximum(1.0, np.abs(limits)), 0.0, excess)
+    return excess.max(axis=-1, initial=0.0)
+
+
+def away(values: Array, targets: Array) -> Array:
+    """Largest distance of ``values`` [..., m] from ``targets`` [m], [...]; float rounding counts as zero."""
+    distance = np.abs(values - targets)
+    distance = np.where(distance <= ROUNDING * np.maximum(1.0, np.abs(targets)), 0.0, distance)
+    return distance.max(axis=-1, initial=0.0)
