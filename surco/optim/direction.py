@@ -1,0 +1,101 @@
+"""The adaptive rule inside the subspace: from projected gradients and moments to a direction of descent.
+
+D = m_hat / (sqrt(v_hat) + eps), the update being W <- W - lr * scale * D P'. Shapes [rows, r], float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def adam_directions(
+    projected: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    *,
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+    implementation: str = "fused",
+) -> list[Tensor]:
+    """Advance Adam's moments in place and return the *negative* directions -D, one for each entry.
+
+    Args:
+        projected: gradients in the subspace.
+        first: m, changed in place.
+        second: v, changed in place.
+        step: number of this step, from 1 (bias correction).
+        betas: decay of m and v.
+        eps: added to the root after bias correction.
+        implementation: a value of ``Implementation``.
+    """
+    if implementation == "fused":
+        return _fused(projected, first, second, step, betas, eps)
+    corrections = (1.0 - betas[0] ** step, math.sqrt(1.0 - betas[1] ** step))
+    if implementation == "compile":
+        rule = _compiled_rule()
+        # Tensors and not numbers: a number would be a constant of the graph and compile again each step.
+        numbers = torch.tensor([betas[0], betas[1], *corrections, eps], device=projected[0].device)
+        return [rule(*parts, numbers) for parts in zip(projected, first, second, strict=True)]
+    torch._foreach_lerp_(first, projected, 1.0 - betas[0])
+    torch._foreach_mul_(second, betas[1])
+    torch._foreach_addcmul_(second, projected, projected, 1.0 - betas[1])
+    roots = list(torch._foreach_sqrt(second))
+    torch._foreach_div_(roots, corrections[1])
+    torch._foreach_add_(roots, eps)
+    torch._foreach_mul_(roots, -corrections[0])
+    return list(torch._foreach_div(first, roots))
+
+
+def _fused(
+    projected: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+) -> list[Tensor]:
+    """Torch's fused Adam kernel on a weight of zeros with a rate of one leaves exactly -D there, in one pass."""
+    directions = [torch.zeros_like(part) for part in projected]
+    steps = [torch.full((), float(step), device=projected[0].device)] * len(projected)
+    torch._fused_adam_(
+        directions, projected, first, second, [], steps,
+        lr=1.0, beta1=betas[0], beta2=betas[1], weight_decay=0.0, eps=eps, amsgrad=False, maximize=False,
+    )  # fmt: skip
+    return directions
+
+
+def _adam_rule(projected: Tensor, first: Tensor, second: Tensor, numbers: Tensor) -> Tensor:
+    beta1, beta2, correction1, correction2, eps = numbers.unbind()
+    first.mul_(beta1).add_(projected * (1.0 - beta1))
+    second.mul_(beta2).add_(projected * projected * (1.0 - beta2))
+    return -(first / correction1) / (second.sqrt() / correction2 + eps)
+
+
+@functools.cache
+def _compiled_rule() -> Callable[..., Tensor]:
+    return torch.compile(_adam_rule, dynamic=True)
+
+
+def adafactor_direction(projected: Tensor, state: dict[str, Any], *, step: int, eps: float = 1e-30) -> Tensor:
+    """Advance the factored second moment and return -D, [N, r]; no first moment.
+
+    v_ij = rows_i cols_j / mean(rows), both running means with decay 1 - t^-0.8; D = R / sqrt(v), its root mean square
+    clipped to 1.
+
+    Source: Adafactor (arXiv 1804.04235), algorithm 4, without its relative step.
+    """
+    rate = step**-0.8
+    squared = projected.square().add_(eps)
+    state["row_avg_sq"].lerp_(squared.mean(dim=1), rate)
+    state["column_avg_sq"].lerp_(squared.mean(dim=0), rate)
+    rows = state["row_avg_sq"] / state["row_avg_sq"].mean()
+    direction = projected * rows.rsqrt()[:, None] * state["column_avg_sq"].rsqrt()
+    norm = torch.linalg.vector_norm(direction) / math.sqrt(direction.numel())
+    return direction.div_(-norm.clamp_min(1.0))

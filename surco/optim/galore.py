@@ -1,0 +1,431 @@
+"""GaLore: Adam-family optimization with moments in a low-rank subspace of the gradient, dense or row-sparse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.optim import Optimizer
+
+from surco.errors import InvalidInputError
+from surco.optim.direction import adafactor_direction, adam_directions
+from surco.optim.distributed import gather_rows, same_basis, sum_over_ranks
+from surco.optim.moments import create_moments, rotate_moments
+from surco.optim.options import Conventions, Inner, Mode, Projection, Refresh, check_group
+from surco.optim.subspace import Subspace, align_signs, eigen_subspace, find_subspace, gram
+from surco.optim.update import Projected, as_matrix, finish, load_moments, sketch, store_moments
+
+_SKETCHES = (Mode.APOLLO, Mode.APOLLO_MINI)
+
+
+class GaLore(Optimizer):
+    r"""Low-rank Adam: the moments of R = G P instead of those of the gradient G.
+
+    Every ``update_gap`` steps the basis P [n, r] becomes the r dominant directions of the gradient; in between
+
+        R = G P,   m, v = moments of R,   W <- W - lr * scale * (m_hat / (sqrt(v_hat) + eps)) P'
+
+    with G [N, n] the gradient turned so that the projected side (by default the shorter) is n wide. The state of a
+    weight is 4 (2 N r + n r) bytes, with ``inner="adamw8bit"`` N (2 r + 1) + 4 n r. States are float32 whatever the
+    dtype of the weight. Weights of more than two dimensions are flattened behind the first; vectors, and groups with
+    ``rank=None``, get the inner rule itself, without ``scale``.
+
+    Sparse gradients (``nn.EmbeddingBag(sparse=True)``) touch only the rows that were looked up: no pass over the
+    table, untouched rows and their moments stay bit for bit. As in ``torch.optim.SparseAdam``, idle moments do not
+    decay and the bias correction counts the steps of the table. Weight decay acts on touched rows only.
+
+    Gradients with NaN or infinity leave the weight, the moments and the basis alone; a zero gradient at a refresh
+    keeps the old basis. Both are counted in the state (``skipped_steps``, ``kept_bases``).
+
+    Args:
+        params: parameters or parameter groups; every option below may be set by group.
+        lr: learning rate. ``scale`` multiplies the update too, so rates are about ten times those of AdamW.
+        betas: decay of the first and second moment.
+        eps: added to the root of the second moment.
+        weight_decay: see ``Inner`` for how it acts.
+        rank: columns of the basis; "auto" takes at the first refresh the fewest that hold ``energy``; None projects
+            nothing. Clipped to the shorter side.
+        update_gap: steps between refreshes.
+        scale: factor of the projected update; None takes the value of the paper of the mode (``DEFAULT_SCALE``).
+        projection: a value of ``Projection``.
+        mode: a value of ``Mode``.
+        inner: a value of ``Inner``.
+        refresh: a value of ``Refresh``.
+        covariance_decay: decay of a running mean of G'G (n x n) from which bases are taken; 0 takes them from the last
+            gradient alone. Costs 4 n^2 bytes and N n^2 operations a step.
+        rotate_moments: turn the moments into the new basis at a refresh; False leaves them as they are, as in the
+            reference implementation.
+        stagger: spread the refreshes of the parameters over the gap, so that no step pays for all.
+        energy: share of the squared gradient norm that ``rank="auto"`` keeps.
+        conventions: a value of ``Conventions``.
+        implementation: a value of ``Implementation``.
+        stochastic_rounding: round bfloat16 weights so that small updates survive in the mean.
+        seed: of random bases and sketches.
+        process_group: ranks that share one basis by summing their n x n Gram matrices.
+        has_local_gradients: the ranks hold replicas of the tables and their sparse gradients are *not* yet averaged:
+            exchange the projected rows (r floats each, not n). Leave False under DistributedDataParallel and for
+            sharded tables. Every rank must then hold a gradient, be it without rows, at every step.
+
+    Raises:
+        InvalidInputError: an option is outside its range, or a sparse gradient meets an option without a lazy form.
+
+    Source: arXiv 2403.03507, algorithm 2.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.zeros(6, 4))
+        >>> optimizer = GaLore([weight], lr=0.1, rank=2, update_gap=10)
+        >>> (weight - torch.ones(6, 4)).square().sum().backward()
+        >>> _ = optimizer.step()
+        >>> optimizer.state[weight]["exp_avg"].shape
+        torch.Size([6, 2])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        rank: int | str | None = 128,
+        update_gap: int = 200,
+        scale: float | None = None,
+        projection: str = "std",
+        mode: str = "galore",
+        inner: str = "adamw",
+        refresh: str = "auto",
+        covariance_decay: float = 0.0,
+        rotate_moments: bool = True,
+        stagger: bool = True,
+        energy: float = 0.95,
+        conventions: str = "torch",
+        implementation: str = "fused",
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        process_group: ProcessGroup | None = None,
+        has_local_gradients: bool = False,
+    ) -> None:
+        self.process_group = process_group
+        self.has_local_gradients = has_local_gradients
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "rank": rank,
+            "update_gap": update_gap,
+            "scale": scale,
+            "projection": projection,
+            "mode": mode,
+            "inner": inner,
+            "refresh": refresh,
+            "covariance_decay": covariance_decay,
+            "rotate_moments": rotate_moments,
+            "stagger": stagger,
+            "energy": energy,
+            "conventions": conventions,
+            "implementation": implementation,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
+        }
+        super().__init__(params, defaults)
+
+    # ------------------------------------------------------------------ torch.optim.Optimizer
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; its options are checked."""
+        super().add_param_group(param_group)
+        check_group(self.param_groups[-1])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step on every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            The loss of ``closure``, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        batch: list[Projected] = []
+        for parameter in self._parameters():
+            work = self.prepare(parameter)
+            if work is None:
+                continue
+            batch.append(work)
+            # On a CPU a parameter at a time reuses the same small buffers; a GPU wants few, large launches.
+            if parameter.device.type == "cpu":
+                self.apply(batch)
+                batch = []
+        self.apply(batch)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state from any device, each tensor in its own dtype (torch would cast it to that of the weight)."""
+        super().load_state_dict(state_dict)
+        numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for number, parameter in zip(numbers, self._parameters(), strict=True):
+            for key, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[parameter][key] = value.to(device=parameter.device, copy=True)
+        for group in self.param_groups:
+            check_group(group)
+
+    def state_bytes(self) -> int:
+        """Bytes of all tensors of the state."""
+        tensors = (value for state in self.state.values() for value in state.values() if isinstance(value, Tensor))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    # ------------------------------------------------------------------ the two halves of a step
+
+    @torch.no_grad()
+    def prepare(self, parameter: Tensor, *, is_new_step: bool = True, with_norm: bool = False) -> Projected | None:
+        """Project the gradient of one parameter, after a refresh of its basis where one is due.
+
+        Args:
+            parameter: with ``grad`` set, dense or sparse.
+            is_new_step: False for a further micro-batch of the same step: no refresh.
+            with_norm: also take the norm of the full gradient, for clipping.
+
+        Returns:
+            None without a gradient, or where the gradient is zero or not finite and there is no basis yet.
+        """
+        gradient = parameter.grad
+        if gradient is None:
+            return None
+        group = self._group_of(parameter)
+        state = self.state[parameter]
+        if not state:
+            state.update(step=0, refreshes=0, kept_bases=0, skipped_steps=0, phase=self._phase(parameter, group))
+        rows: Tensor | None = None
+        if gradient.is_sparse:
+            self._check_sparse(parameter, group)
+            gradient = gradient.coalesce()
+            rows, matrix = gradient.indices()[0], gradient.values().to(torch.float32)
+        else:
+            matrix = as_matrix(gradient).to(torch.float32)
+            if group["inner"] == Inner.ADAM and group["weight_decay"] and is_new_step:
+                matrix = matrix.add(as_matrix(parameter.data), alpha=float(group["weight_decay"]))
+        norm = torch.linalg.vector_norm(matrix).square() if with_norm else None
+        if not _is_projected(parameter, group):
+            work = Projected(parameter, state, group, matrix.contiguous(), None, rows, norm)
+            return self._exchanged(work)
+        if "side" not in state:
+            state["side"] = "right" if rows is not None else _side(matrix, group["projection"])
+        oriented = matrix.T if state["side"] == "left" else matrix
+        if is_new_step:
+            self._refresh(state, group, oriented, is_sparse=rows is not None)
+        if "rank" not in state:
+            return None
+        basis = self._basis(state, group, oriented)
+        keeps = group["mode"] != Mode.GALORE
+        work = Projected(parameter, state, group, oriented @ basis, oriented if keeps else None, rows, norm)
+        return self._exchanged(work)
+
+    @torch.no_grad()
+    def apply(self, works: list[Projected]) -> None:
+        """Advance the moments and write the weights of prepared parameters."""
+        works = self._finite(works)
+        batches: dict[tuple[Any, ...], list[Projected]] = {}
+        for work in works:
+            work.state["step"] += 1
+            self._create_moments(work)
+            group = work.group
+            if group["inner"] == Inner.ADAFACTOR and "row_avg_sq" in work.state:
+                finish(work, adafactor_direction(work.values, work.state, step=work.state["step"]))
+                continue
+            key = (id(group), work.state["step"], work.parameter.device)
+            batches.setdefault(key, []).append(work)
+        for batch in batches.values():
+            self._adam(batch)
+
+    def _adam(self, batch: list[Projected]) -> None:
+        group, step = batch[0].group, batch[0].state["step"]
+        eps = float(group["eps"])
+        if group["conventions"] == Conventions.GALORE_TORCH:
+            # m_hat / (sqrt(v) + eps) * sqrt(1 - beta2^t) is torch's form with eps / sqrt(1 - beta2^t).
+            eps /= math.sqrt(1.0 - group["betas"][1] ** step)
+        moments = [load_moments(work) for work in batch]
+        directions = adam_directions(
+            [work.values for work in batch],
+            [first for first, _ in moments],
+            [second for _, second in moments],
+            step=step,
+            betas=group["betas"],
+            eps=eps,
+            implementation=group["implementation"],
+        )
+        for work, (first, second), negative in zip(batch, moments, directions, strict=True):
+            if work.rows is not None or "exponent" in work.state:
+                store_moments(work, first, second)
+            finish(work, negative)
+
+    # ------------------------------------------------------------------ parts
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _group_of(self, parameter: Tensor) -> dict[str, Any]:
+        for group in self.param_groups:
+            if any(parameter is other for other in group["params"]):
+                return group
+        raise InvalidInputError("Expected a parameter of this optimizer; add it with add_param_group().")
+
+    def _phase(self, parameter: Tensor, group: dict[str, Any]) -> int:
+        if not group["stagger"]:
+            return 0
+        projected = [other for other in self._parameters() if _is_projected(other, self._group_of(other))]
+        place = next((index for index, other in enumerate(projected) if other is parameter), 0)
+        return place * group["update_gap"] // max(1, len(projected))
+
+    def _check_sparse(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        if parameter.dim() != 2:
+            raise InvalidInputError(
+                f"Expected a sparse gradient of a table [N, d]; got a weight {tuple(parameter.shape)}."
+            )
+        if group["inner"] == Inner.ADAFACTOR:
+            raise InvalidInputError(
+                "inner='adafactor' has no row-lazy form; use 'adamw' or 'adamw8bit' for sparse tables."
+            )
+        if group["inner"] == Inner.ADAM and group["weight_decay"]:
+            raise InvalidInputError(
+                "L2 decay would touch every row of a sparse table; use inner='adamw' (touched rows only)."
+            )
+        if group["projection"] in (Projection.LEFT, Projection.REVERSE_STD):
+            raise InvalidInputError(
+                f"projection={group['projection']!r} would project the rows of a sparse table; use 'std' or 'right'."
+            )
+
+    def _refresh(self, state: dict[str, Any], group: dict[str, Any], matrix: Tensor, *, is_sparse: bool) -> None:
+        """Find a new basis where one is due, and turn the moments into it."""
+        is_due = "rank" not in state or state["step"] % group["update_gap"] == state["phase"]
+        if group["mode"] in _SKETCHES:
+            if is_due:
+                mini = group["mode"] == Mode.APOLLO_MINI
+                state["rank"] = 1 if mini else min(int(group["rank"]), *matrix.shape)
+                state["sketch_seed"] = group["seed"] + 7919 * state["refreshes"] + 104729 * state["phase"]
+                state["refreshes"] += 1
+                state.setdefault("update_norm", torch.zeros((), device=matrix.device))
+            return
+        covariance = self._covariance(state, group, matrix, is_due=is_due, is_sparse=is_sparse)
+        if not is_due:
+            return
+        limit = matrix.shape[1] if is_sparse else min(matrix.shape)
+        old = state.get("basis")
+        rank = state.get("rank", group["rank"])
+        if rank == "auto":
+            covariance = gram(matrix) if covariance is None else covariance
+            rank = _rank_for(covariance, group["energy"])
+        rank = limit if rank is None else min(int(rank), limit)
+        found: Subspace | None
+        if covariance is not None:
+            found = eigen_subspace(covariance, rank)
+        else:
+            seed = group["seed"] + 7919 * state["refreshes"]
+            found = find_subspace(
+                matrix, rank, old=old, how=group["refresh"], seed=seed, is_transposed=state["side"] == "left"
+            )
+        if found is None:
+            state["kept_bases"] += 1
+            return
+        if group["mode"] == Mode.FIRA:
+            state.setdefault("update_norm", torch.zeros((), device=matrix.device))
+        basis = found.basis if old is None or group["refresh"] == "svd" else align_signs(found.basis, old)
+        basis = same_basis(basis, self.process_group)
+        if old is not None and group["rotate_moments"] and ("exp_avg" in state or "exponent" in state):
+            rotate_moments(state, old, basis, state["step"])
+        state.update(rank=rank, basis=basis, captured_energy=found.captured, stable_rank=found.stable_rank)
+        state["refreshes"] += 1
+
+    def _covariance(
+        self, state: dict[str, Any], group: dict[str, Any], matrix: Tensor, *, is_due: bool, is_sparse: bool
+    ) -> Tensor | None:
+        """The Gram matrix of the next basis where it comes from one (running, summed over ranks, of sparse rows)."""
+        decay = group["covariance_decay"]
+        by_choice = group["refresh"] in (Refresh.AUTO, Refresh.GRAM)
+        if decay:
+            update = gram(matrix)
+            if not bool(torch.isfinite(update.sum())):
+                return state.get("covariance")
+            running = state.get("covariance")
+            state["covariance"] = update if running is None else running.lerp_(update, 1.0 - decay)
+            if not is_due:
+                return None
+            return sum_over_ranks(state["covariance"], self.process_group) if by_choice else None
+        is_thin = is_sparse and matrix.shape[0] < matrix.shape[1]  # an SVD would have too few directions
+        if is_due and (is_thin or (by_choice and (is_sparse or self.process_group is not None))):
+            return sum_over_ranks(gram(matrix), self.process_group)
+        return None
+
+    def _basis(self, state: dict[str, Any], group: dict[str, Any], matrix: Tensor) -> Tensor:
+        if group["mode"] in _SKETCHES:
+            return sketch(state, matrix.shape[1], matrix.device)
+        return state["basis"]
+
+    def _exchanged(self, work: Projected) -> Projected:
+        if self.has_local_gradients and work.rows is not None:
+            return gather_rows(work, self.process_group)
+        return work
+
+    def _create_moments(self, work: Projected) -> None:
+        state, group = work.state, work.group
+        if "exp_avg" in state or "exponent" in state or "row_avg_sq" in state:
+            return
+        count = work.parameter.shape[0] if work.rows is not None else work.values.shape[0]
+        device, columns = work.values.device, work.values.shape[1]
+        if group["inner"] == Inner.ADAFACTOR and columns > 1:
+            state["row_avg_sq"] = torch.zeros(count, dtype=torch.float32, device=device)
+            state["column_avg_sq"] = torch.zeros(columns, dtype=torch.float32, device=device)
+            return
+        # One byte codes pay only where a row has more than one entry; vectors are small anyway.
+        is_8bit = group["inner"] == Inner.ADAMW_8BIT and work.parameter.dim() >= 2
+        create_moments(state, count, columns, device=device, is_8bit=is_8bit)
+
+    def _finite(self, works: list[Projected]) -> list[Projected]:
+        """The works whose projected gradients are finite; the others are counted. One synchronization a device."""
+        tops: dict[torch.device, list[tuple[Projected, Tensor]]] = {}
+        for work in works:
+            if work.values.numel() == 0:
+                continue
+            top = work.values.sum()  # NaN or infinity spread to the sum, which is the cheapest reduction
+            tops.setdefault(work.values.device, []).append((work, top))
+        kept = []
+        for pairs in tops.values():
+            for (work, _), is_finite in zip(pairs, torch.stack([t for _, t in pairs]).isfinite().tolist(), strict=True):
+                if is_finite:
+                    kept.append(work)
+                else:
+                    work.state["skipped_steps"] += 1
+        return kept
+
+
+def _is_projected(parameter: Tensor, group: dict[str, Any]) -> bool:
+    return parameter.dim() >= 2 and group["rank"] is not None
+
+
+def _side(matrix: Tensor, projection: str) -> str:
+    if projection in (Projection.LEFT, Projection.RIGHT):
+        return projection
+    is_tall = matrix.shape[0] >= matrix.shape[1]
+    return "right" if is_tall == (projection == Projection.STD) else "left"
+
+
+def _rank_for(covariance: Tensor, energy: float) -> int | None:
+    """Fewest directions that hold the share ``energy``; None where the covariance is zero or not finite."""
+    scale = float(torch.linalg.vector_norm(covariance, ord=torch.inf))
+    if not 0.0 < scale < float("inf"):
+        return None
+    values = torch.linalg.eigvalsh(covariance.to(torch.float64) / scale).flip(0).clamp_min(0.0)
+    shares = values.cumsum(0) / values.sum()
+    return int((shares < energy).sum()) + 1

@@ -1,0 +1,117 @@
+"""Choices of the low-rank optimizer and the check of a parameter group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping
+from enum import StrEnum
+from typing import Any
+
+from surco.errors import InvalidInputError
+
+
+class Mode(StrEnum):
+    """How the low-rank moments become a weight update.
+
+    Sources: GaLore (arXiv 2403.03507), Fira (arXiv 2410.01623), APOLLO and APOLLO-Mini (arXiv 2412.05270).
+    """
+
+    GALORE = "galore"  # project, adapt, project back: the update lies in the subspace
+    FIRA = "fira"  # GaLore plus the residual outside the subspace, scaled row by row
+    APOLLO = "apollo"  # the moments of a random sketch scale the rows of the raw gradient
+    APOLLO_MINI = "apollo-mini"  # the same with one sketch direction and one factor a tensor
+
+
+class Inner(StrEnum):
+    """The adaptive rule inside the subspace."""
+
+    ADAM = "adam"  # weight decay enters the gradient (L2)
+    ADAMW = "adamw"  # decoupled weight decay
+    ADAFACTOR = "adafactor"  # factored second moment, no first moment
+    ADAMW_8BIT = "adamw8bit"  # AdamW with one byte a moment
+
+
+class Projection(StrEnum):
+    """Which side of a weight [m, n] is projected."""
+
+    STD = "std"  # the shorter side, the cheapest state
+    REVERSE_STD = "reverse_std"  # the longer side
+    LEFT = "left"  # the rows, P is m x r
+    RIGHT = "right"  # the columns, P is n x r
+
+
+class Refresh(StrEnum):
+    """How a new basis is found."""
+
+    AUTO = "auto"  # Gram for tall gradients and cold starts, warm power iteration for squarish ones
+    GRAM = "gram"  # eigenvectors of the small Gram matrix: exact
+    POWER = "power"  # orthogonal iteration from the old basis
+    SVD = "svd"  # torch.linalg.svd, the slow judge
+    RANDOM = "random"  # an orthonormal random basis, for ablations
+
+
+class Conventions(StrEnum):
+    """Where epsilon and weight decay act."""
+
+    TORCH = "torch"  # epsilon after bias correction, decay before the update
+    GALORE_TORCH = "galore-torch"  # epsilon before bias correction, decay after the update
+
+
+class Implementation(StrEnum):
+    """Which kernels run the elementwise part."""
+
+    FUSED = "fused"  # one kernel for all parameters of a group
+    FOREACH = "foreach"  # multi-tensor operations
+    COMPILE = "compile"  # torch.compile of the elementwise rule
+
+
+DEFAULT_SCALE = {Mode.GALORE: 0.25, Mode.FIRA: 0.25, Mode.APOLLO: 1.0, Mode.APOLLO_MINI: math.sqrt(128.0)}
+"""Factor of the projected update where the group names none: the values the three papers use."""
+
+_CHOICES: dict[str, type[StrEnum]] = {
+    "mode": Mode,
+    "inner": Inner,
+    "projection": Projection,
+    "refresh": Refresh,
+    "conventions": Conventions,
+    "implementation": Implementation,
+}
+
+
+def check_group(group: MutableMapping[str, Any]) -> None:
+    """Check one parameter group and write its choices as plain strings, so that a checkpoint holds plain data.
+
+    Args:
+        group: options of one parameter group, changed in place.
+
+    Raises:
+        InvalidInputError: an option is unknown or outside its range; the message names the accepted values.
+    """
+    for key, enum in _CHOICES.items():
+        try:
+            group[key] = enum(group[key]).value
+        except ValueError as error:
+            accepted = ", ".join(member.value for member in enum)
+            raise InvalidInputError(f"Expected `{key}` to be one of {accepted}; got {group[key]!r}.") from error
+    rank = group["rank"]
+    if rank is not None and rank != "auto" and not (isinstance(rank, int) and rank >= 1):
+        raise InvalidInputError(f"Expected `rank` to be a positive int, 'auto' or None (no projection); got {rank!r}.")
+    if not (isinstance(group["update_gap"], int) and group["update_gap"] >= 1):
+        raise InvalidInputError(f"Expected `update_gap` to be a positive int (steps); got {group['update_gap']!r}.")
+    if group["scale"] is None:
+        group["scale"] = DEFAULT_SCALE[Mode(group["mode"])]
+    low, high = group["betas"]
+    if not (0.0 <= low < 1.0 and 0.0 <= high < 1.0):
+        raise InvalidInputError(f"Expected both `betas` in [0, 1); got {group['betas']!r}.")
+    for key in ("lr", "eps", "weight_decay", "scale"):
+        if not float(group[key]) >= 0.0:
+            raise InvalidInputError(f"Expected `{key}` >= 0; got {group[key]!r}.")
+    if not 0.0 <= group["covariance_decay"] < 1.0:
+        raise InvalidInputError(f"Expected `covariance_decay` in [0, 1); got {group['covariance_decay']!r}.")
+    if not 0.0 < group["energy"] <= 1.0:
+        raise InvalidInputError(
+            f"Expected `energy` in (0, 1], the share that rank='auto' keeps; got {group['energy']!r}."
+        )
+    is_sketch = group["mode"] in (Mode.APOLLO, Mode.APOLLO_MINI)
+    if is_sketch and rank == "auto" and group["mode"] == Mode.APOLLO:
+        raise InvalidInputError("rank='auto' needs a learned basis; mode 'apollo' draws a random one. Give a number.")

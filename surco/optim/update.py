@@ -1,0 +1,175 @@
+"""From a gradient to a weight update: the steps that dense and row-sparse parameters share.
+
+``prepare`` projects a gradient and may free it; ``apply`` advances the moments and writes the weight. Between the two
+lie accumulation and clipping, which are linear in the projected gradient: that is what lets the backward hooks of
+``surco.optim.fused`` drop each full gradient at once and still be exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surco.optim.dither import element_numbers, random_signs, round_to_bfloat16
+from surco.optim.moments import read_moments, write_moments
+from surco.optim.options import Conventions, Inner, Mode
+
+
+@dataclass(slots=True)
+class Projected:
+    """The gradient of one parameter on its way to an update.
+
+    Attributes:
+        parameter: the weight.
+        state: its optimizer state.
+        group: its options.
+        values: R = G P, [rows, r] float32; G itself where nothing is projected.
+        gradient: G, [rows, n], kept only where the mode needs it.
+        rows: numbers of the touched rows of a sparse gradient, [rows] int64; None for a dense one.
+        squared_norm: ||G||_F^2, a float32 scalar tensor; None where it was not asked for.
+    """
+
+    parameter: Tensor
+    state: dict[str, Any]
+    group: dict[str, Any]
+    values: Tensor
+    gradient: Tensor | None
+    rows: Tensor | None
+    squared_norm: Tensor | None = None
+
+    def scale(self, factor: float) -> None:
+        """Multiply the gradient, as clipping does."""
+        self.values.mul_(factor)
+        if self.gradient is not None:
+            self.gradient = self.gradient * factor
+
+    def accumulate(self, other: Projected) -> None:
+        """Add the gradient of a further micro-batch, projected onto the same basis."""
+        if self.rows is not None and other.rows is not None:
+            rows = torch.cat([self.rows, other.rows])
+            self.rows, place = torch.unique(rows, return_inverse=True)
+            self.values = _sum_rows(self.values, other.values, place, len(self.rows))
+            if self.gradient is not None and other.gradient is not None:
+                self.gradient = _sum_rows(self.gradient, other.gradient, place, len(self.rows))
+        else:
+            self.values.add_(other.values)
+            if self.gradient is not None and other.gradient is not None:
+                self.gradient = self.gradient + other.gradient
+        self.squared_norm = None  # the norm of a sum is not known from the norms
+
+
+def _sum_rows(first: Tensor, second: Tensor, place: Tensor, count: int) -> Tensor:
+    total = first.new_zeros(count, first.shape[1])
+    return total.index_add_(0, place, torch.cat([first, second]))
+
+
+def as_matrix(tensor: Tensor) -> Tensor:
+    """[m, n] of a parameter or gradient of any shape: vectors become one column, further dimensions are flattened."""
+    if tensor.dim() == 2:
+        return tensor
+    return tensor.reshape(-1, 1) if tensor.dim() < 2 else tensor.reshape(tensor.shape[0], -1)
+
+
+def sketch(state: dict[str, Any], columns: int, device: torch.device) -> Tensor:
+    """The random projection [n, r] of APOLLO, drawn again from its seed; entries +-1/sqrt(r)."""
+    rank = state["rank"]
+    return random_signs(columns, rank, seed=state["sketch_seed"], device=device).mul_(rank**-0.5)
+
+
+def finish(work: Projected, negative: Tensor) -> None:
+    """Write the weight, given -D of the inner rule in the subspace."""
+    group, state = work.group, work.state
+    rate = float(group["lr"])
+    decay = rate * float(group["weight_decay"]) if group["inner"] != Inner.ADAM else 0.0
+    is_late = group["conventions"] == Conventions.GALORE_TORCH
+    if "rank" not in state:
+        _write(work, negative, None, rate, decay, is_late=is_late)
+        return
+    rate *= float(group["scale"])
+    mode = group["mode"]
+    if mode == Mode.GALORE:
+        _write(work, negative, state["basis"], rate, decay, is_late=is_late)
+        return
+    gradient = work.gradient
+    assert gradient is not None  # prepare() kept it for these modes
+    if mode == Mode.APOLLO_MINI:
+        norms = torch.linalg.vector_norm(work.values)
+        factor = torch.linalg.vector_norm(negative) / norms.clamp_min(1e-30)
+    else:
+        norms = torch.linalg.vector_norm(work.values, dim=1, keepdim=True)
+        factor = torch.linalg.vector_norm(negative, dim=1, keepdim=True) / norms.clamp_min(1e-30)
+    if mode == Mode.FIRA:
+        residual = torch.addmm(gradient, work.values, state["basis"].T, alpha=-1.0)
+        update = _limit(residual * factor, state).neg_().addmm_(negative, state["basis"].T)
+    else:
+        update = _limit(gradient * factor, state).neg_()
+    _write(work, update, None, rate, decay, is_late=is_late)
+
+
+def _limit(update: Tensor, state: dict[str, Any], growth: float = 1.01) -> Tensor:
+    """Hold the norm of an update to ``growth`` times the last one (the norm-growth limiter of Fira and APOLLO)."""
+    norm = torch.linalg.vector_norm(update)
+    last = state["update_norm"]
+    allowed = torch.where(last > 0, torch.minimum(norm, growth * last), norm)
+    state["update_norm"] = allowed
+    return update * (allowed / norm.clamp_min(1e-30))
+
+
+def _write(work: Projected, update: Tensor, basis: Tensor | None, rate: float, decay: float, *, is_late: bool) -> None:
+    """W <- W + rate * update P', on the touched rows, in the dtype of the weight; ``decay`` shrinks W."""
+    weight, rows = work.parameter.data, work.rows
+    if rows is not None:
+        _write_rows(work, update, basis, rate, decay, is_late=is_late)
+        return
+    if decay and not is_late:
+        weight.mul_(1.0 - decay)
+    matrix = weight if weight.dim() == 2 else as_matrix(weight)
+    is_view = matrix.data_ptr() == weight.data_ptr()
+    oriented = matrix.T if work.state.get("side") == "left" else matrix
+    if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:
+        full = update if basis is None else update @ basis.T
+        total = oriented.to(torch.float32).add_(full, alpha=rate)
+        numbers = element_numbers(total.shape[0], total.shape[1], total.device)
+        oriented.copy_(round_to_bfloat16(total, numbers, work.state["step"]))
+    elif basis is not None and weight.dtype == torch.float32:
+        oriented.addmm_(update, basis.T, alpha=rate)
+    else:
+        full = update if basis is None else update @ basis.T
+        oriented.add_(full.to(weight.dtype), alpha=rate)
+    if not is_view:
+        weight.copy_(matrix.reshape(weight.shape))
+    if decay and is_late:
+        weight.mul_(1.0 - decay)
+
+
+def _write_rows(
+    work: Projected, update: Tensor, basis: Tensor | None, rate: float, decay: float, *, is_late: bool
+) -> None:
+    weight, rows = work.parameter.data, work.rows
+    assert rows is not None
+    if weight.dtype == torch.float32 and not decay:
+        full = update * rate if basis is None else torch.mm(update, basis.T * rate)
+        weight.index_add_(0, rows, full)
+        return
+    full = update if basis is None else update @ basis.T
+    touched = weight.index_select(0, rows).to(torch.float32)
+    shrink = 1.0 - decay
+    touched = touched.add_(full, alpha=rate).mul_(shrink) if is_late else touched.mul_(shrink).add_(full, alpha=rate)
+    if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:
+        numbers = element_numbers(rows, weight.shape[1], weight.device)
+        weight.index_copy_(0, rows, round_to_bfloat16(touched, numbers, work.state["step"]))
+    else:
+        weight.index_copy_(0, rows, touched.to(weight.dtype))
+
+
+def load_moments(work: Projected) -> tuple[Tensor, Tensor]:
+    """Moments of the rows of ``work``, ready to be advanced in place."""
+    return read_moments(work.state, work.rows)
+
+
+def store_moments(work: Projected, first: Tensor, second: Tensor) -> None:
+    """Put the advanced moments back."""
+    write_moments(work.state, first, second, work.rows, work.state["step"])
