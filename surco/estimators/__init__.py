@@ -45,7 +45,7 @@ ESTIMATORS: Mapping[str, Callable[..., GradientEstimator]] = MappingProxyType(
 )
 
 
-def estimator(name: str, **options: Any) -> GradientEstimator:
+def build_estimator(name: str, **options: Any) -> GradientEstimator:
     """Build an estimator by name.
 
     Raises:
@@ -53,18 +53,16 @@ def estimator(name: str, **options: Any) -> GradientEstimator:
         InvalidInputError: an option that the estimator does not have, or a value out of range.
 
     Example:
-        >>> estimator("score-function", samples=4, baseline="none").samples
+        >>> build_estimator("score-function", samples=4, baseline="none").samples
         4
     """
     if name not in ESTIMATORS:
         raise UnknownIdError(f"No estimator `{name}`.{closest(name, ESTIMATORS)}")
-    try:
-        return ESTIMATORS[name](**options)
-    except TypeError as error:
-        fields = getattr(ESTIMATORS[name], "__dataclass_fields__", {})
-        raise InvalidInputError(
-            f"Expected options of `{name}` among {sorted(fields)}, got {sorted(options)}."
-        ) from error
+    fields = sorted(getattr(ESTIMATORS[name], "__dataclass_fields__", options))
+    unknown = sorted(set(options) - set(fields))
+    if unknown:
+        raise InvalidInputError(f"Estimator `{name}` has no option {', '.join(unknown)}. It has {', '.join(fields)}.")
+    return ESTIMATORS[name](**options)
 
 
 __all__ = [
@@ -84,6 +82,6 @@ __all__ = [
     "Projection",
     "ScoreFunction",
     "ScoreFunctionMultiplicative",
-    "estimator",
+    "build_estimator",
     "gradient_flow",
 ]

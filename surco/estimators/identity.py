@@ -63,9 +63,10 @@ class Identity:
         require_gradient(problem, self)
         projected = self.project(costs)
         x, has_point = solve_atoms(problem, projected)
-        values, slopes, _ = values_and_gradients(problem, x, has_point)
+        values, slopes, is_known = values_and_gradients(problem, x, has_point)
         loss = torch.where(torch.isfinite(values), values, torch.inf)
-        return Estimate(loss, -self._pulled_back(costs, slopes), x[:, None], values[:, None])
+        grad = torch.where(is_known[:, None], -self._pulled_back(costs, slopes), 0.0)
+        return Estimate(loss, grad, x[:, None], values[:, None])
 
     def project(self, costs: Tensor) -> Tensor:
         """P(c), [B, n]."""

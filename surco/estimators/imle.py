@@ -31,7 +31,7 @@ class IMLE(Noise):
 
     It is the mean under noise of the :class:`~surco.estimators.interpolation.Interpolation` gradient, and so the
     gradient of its smoothed loss; for linear f it equals (x_bar(c + lambda g) - x_bar(c)) / lambda, a finite difference
-    of the mean answer. With sigma -> 0 it becomes Interpolation. Its variance is far below the score function's.
+    of the mean answer. With sigma -> 0 it becomes Interpolation.
 
     Samples without both points, or with a gradient of f that is not finite, are left out; a row with none left has
     gradient zero, and loss inf where no value is known.

@@ -154,11 +154,11 @@ class Noise:
         step = draw.scale * costs if self.is_multiplicative else draw.scale.expand_as(costs)
         mean = total / count.clamp(min=1)[:, None]
         gradient = torch.where(step != 0, mean / step, 0.0)
-        if not (self.is_multiplicative or self.is_relative):
-            return gradient
-        square = costs.square().sum(-1, keepdim=True)
-        along = (gradient * costs).sum(-1, keepdim=True)
-        return gradient - torch.where(square > 0, along / square, 0.0) * costs
+        if self.is_multiplicative or self.is_relative:
+            square = costs.square().sum(-1, keepdim=True)
+            along = (gradient * costs).sum(-1, keepdim=True)
+            gradient = gradient - torch.where(square > 0, along / square, 0.0) * costs
+        return torch.where(count[:, None] > 0, gradient, 0.0)
 
     def _opposites(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """Z [B, M / group, group, n], float64."""
