@@ -118,7 +118,7 @@ class Result:
         return self.status.remedy
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the problem object, as plain JSON data; a missing bound is null, never infinity."""
+        """Everything but the problem object, as plain JSON data; a missing bound or metric is null, never infinity."""
         stats = self.stats
         return {
             "id": self.id,
@@ -138,7 +138,7 @@ class Result:
             "objective_failures": stats.objective_failures,
             "rejected": stats.rejected,
             "seed": self.seed,
-            "metrics": dict(self.metrics),
+            "metrics": {name: value if math.isfinite(value) else None for name, value in self.metrics.items()},
             "notes": list(self.notes),
             "x": self.x.tolist(),
             "trace": [[getattr(p, name) for name in Point.__slots__] for p in self.trace],
