@@ -1,0 +1,139 @@
+"""Registered sharding instances: the MLPerf tables, and drawn ones."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from problems.sharding.constraints import suggestion
+from problems.sharding.costs import AdditiveCost, CostModel
+from problems.sharding.fused import FusedCost
+from problems.sharding.generator import DIMS, dlrm_tables
+from problems.sharding.memory import memory_bytes
+from problems.sharding.mlperf import GLOBAL_BATCH_SIZE, mlperf_tables
+from problems.sharding.problem import ShardingProblem
+from problems.sharding.spec import DOMAIN_NAME
+from problems.sharding.tables import GIB_BYTES, Device, Optimizer, Workload
+from surco.errors import InvalidInputError, UnknownIdError
+
+PER_HOST = 8
+MEMORY_CHOICES_GIB = (80, 141, 192, 288)  # accelerators that exist; a drawn instance takes the smallest that serves
+H100 = {"hbm_gib_per_s": 3120.0, "intra_host_gib_per_s": 419.0, "inter_host_gib_per_s": 46.6}  # 3.35 TB/s, 450, 50 GB/s
+
+
+def devices(count: int, memory_gib: float, *, per_host: int = PER_HOST, is_h100: bool = False) -> tuple[Device, ...]:
+    """``count`` alike devices, ``per_host`` in each host; TorchRec's default bandwidths, or those of an H100."""
+    return tuple(
+        Device(f"gpu{d}", int(memory_gib * GIB_BYTES), host=d // per_host, **(H100 if is_h100 else {}))
+        for d in range(count)
+    )
+
+
+def mlperf(count: int, id: str, cost_model: CostModel, *, memory_gib: float = 80.0) -> ShardingProblem:
+    """The MLPerf DLRM-DCNv2 tables on ``count`` devices; Adagrad keeps one state per weight."""
+    workload = Workload(batch_size=GLOBAL_BATCH_SIZE // count, optimizer=Optimizer.ADAGRAD)
+    is_h100 = isinstance(cost_model, FusedCost)
+    return ShardingProblem(
+        mlperf_tables(), devices(count, memory_gib, is_h100=is_h100), cost_model, workload=workload, id=id
+    )
+
+
+def dlrm(
+    tables: int,
+    count: int,
+    id: str,
+    cost_model: CostModel,
+    *,
+    seed: int = 0,
+    memory_gib: float | None = None,
+    batch_size: int = 2048,
+    dims: tuple[int, ...] = DIMS,
+    rows_sigma: float = 2.0,
+    pooling_sigma: float = 1.6,
+    reserve: float = 0.15,
+) -> ShardingProblem:
+    """Drawn tables on ``count`` devices.
+
+    Without ``memory_gib`` the devices are the smallest of 80, 141, 192, 288 GiB whose total holds the tables with a
+    tenth to spare and whose every one holds the largest table.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
+    drawn = dlrm_tables(
+        tables,
+        rng=np.random.default_rng(seed),
+        dims=tuple(dims),
+        rows_sigma=rows_sigma,
+        pooling_sigma=pooling_sigma,
+    )
+    workload = Workload(batch_size=batch_size, reserve=reserve)
+    if memory_gib is None:
+        needed = memory_bytes(drawn, workload, count) / GIB_BYTES / (1.0 - reserve)
+        fitting = [m for m in MEMORY_CHOICES_GIB if needed.sum() <= 0.9 * m * count and needed.max() <= m]
+        if not fitting:
+            raise InvalidInputError(
+                f"{tables} tables of seed {seed} need {needed.sum():.0f} GiB with the reserve (largest "
+                f"{needed.max():.0f}); no device of up to {MEMORY_CHOICES_GIB[-1]} GiB serves {count} of them. "
+                f"Try another seed, or pass memory_gib=."
+            )
+        memory_gib = fitting[0]
+    is_h100 = isinstance(cost_model, FusedCost)
+    return ShardingProblem(drawn, devices(count, memory_gib, is_h100=is_h100), cost_model, workload=workload, id=id)
+
+
+@functools.cache
+def _catalog() -> dict[str, tuple[str, Callable[..., ShardingProblem]]]:
+    """Id -> (description, maker)."""
+    entries: dict[str, tuple[str, Callable[..., ShardingProblem]]] = {}
+    for model, suffix, words in (
+        (AdditiveCost(), "", "TorchRec's additive estimate"),
+        (FusedCost(), "-nonlinear", "nonlinear fused-kernel model, H100 figures"),
+    ):
+        for count in (8, 16):
+            id = f"{DOMAIN_NAME}/mlperf-dlrm-v2-{count}gpu{suffix}-v0"
+            line = f"26 tables of MLPerf DLRM-DCNv2 on {count} devices of 80 GiB; {words}"
+            entries[id] = (line, functools.partial(mlperf, count, id, model))
+        for tables in (50, 200, 856):
+            for count in (4, 8, 16, 64):
+                id = f"{DOMAIN_NAME}/dlrm-{tables}t-{count}d{suffix}-v0"
+                line = f"{tables} drawn DLRM-like tables on {count} devices (seed=); {words}"
+                entries[id] = (line, functools.partial(dlrm, tables, count, id, model))
+    return entries
+
+
+class ShardingDomain:
+    """Entry point of the domain."""
+
+    name = DOMAIN_NAME
+
+    def ids(self) -> Mapping[str, str]:
+        """Versioned id -> one line of description."""
+        return {id: line for id, (line, _) in _catalog().items()}
+
+    def make(self, id: str, **overrides: Any) -> ShardingProblem:
+        """Build a registered instance; overrides are the keyword arguments of `mlperf` or `dlrm`.
+
+        Raises:
+            UnknownIdError: no such id.
+            InvalidInputError: no such override, or a value out of range.
+        """
+        if id not in _catalog():
+            raise UnknownIdError(f"No problem {id!r}.{suggestion(id, _catalog())}")
+        _, maker = _catalog()[id]
+        assert isinstance(maker, functools.partial)
+        known = [p.name for p in inspect.signature(maker.func).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        for key in overrides:
+            if key not in known:
+                raise InvalidInputError(f"{id} has no override {key!r}.{suggestion(key, known)}")
+        return maker(**overrides)
+
+    def from_spec(self, spec: Mapping[str, Any]) -> ShardingProblem:
+        """Build a problem from its JSON object."""
+        return ShardingProblem.from_spec(spec)
+
+
+DOMAIN = ShardingDomain()
