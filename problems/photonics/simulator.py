@@ -1,0 +1,265 @@
+"""The fast simulator: exact S-parameters of many designs at many wavelengths, with gradients, on a CPU or a GPU.
+
+2D, E_z polarization. Everything outside the design box is eliminated once a wavelength (see `condense`); a design costs
+one regular nested dissection of the box in real arithmetic (see `boxsolve`) and one complex solve on its ring. A single
+factorization serves every port, every S entry and the whole gradient.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from problems.photonics import cache, direct
+from problems.photonics.boxsolve import Backend, BoxPlan, factor_box, solve_symmetric, sweep_box
+from problems.photonics.condense import condense
+from problems.photonics.dissection import Plan, box_levels, make_plan
+from problems.photonics.geometry import Device, FloatArray
+from problems.photonics.operators import ComplexArray, port_functionals, stencil
+from surco.errors import InvalidInputError
+
+logger = logging.getLogger(__name__)
+_SETUP_VERSION = "photonics-setup-1"
+
+
+class Simulator:
+    """S-parameters of designs for one device.
+
+    Args:
+        device: what surrounds the design.
+        wavelengths_nm: default the device's own.
+        torch_device: where designs are solved; default the CPU.
+        dtype: torch.float64 (complex128 S-parameters) or torch.float32 (complex64, errors near 1e-5).
+        backend: default by torch device.
+        memory_gb: bound on the factors held at once; larger batches are cut into chunks.
+        cache_dir: where condensed exteriors are kept; default the user's cache folder; False for no cache.
+
+    Example:
+        >>> from problems.photonics.geometry import waveguide_bend
+        >>> simulator = Simulator(waveguide_bend())                            # doctest: +SKIP
+        >>> s = simulator.s_parameters(torch.ones(1, 40, 40))                  # doctest: +SKIP
+        >>> s.shape                                                            # doctest: +SKIP
+        torch.Size([1, 2, 2, 2])
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        wavelengths_nm: Sequence[float] | None = None,
+        torch_device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+        backend: Backend | None = None,
+        memory_gb: float = 4.0,
+        cache_dir: Path | str | bool = True,
+    ) -> None:
+        if dtype not in (torch.float64, torch.float32):
+            raise InvalidInputError(f"Expected dtype torch.float64 or torch.float32, got {dtype}.")
+        self.device = device
+        self.wavelengths_nm = tuple(device.wavelengths_nm if wavelengths_nm is None else wavelengths_nm)
+        self.torch_device = torch.device(torch_device)
+        self.dtype = dtype
+        self.complex_dtype = torch.complex128 if dtype is torch.float64 else torch.complex64
+        self.backend = backend or (Backend.LAPACK if self.torch_device.type == "cpu" else Backend.BLOCK)
+        self.memory_gb = memory_gb
+        self.port_count = len(device.ports)
+        leaf, levels = box_levels(device.design_shape)
+        self.plan = make_plan(leaf, levels)
+        self.corner = _box_corner(device, self.plan)
+        folder = cache.cache_folder() if cache_dir is True else (Path(str(cache_dir)) if cache_dir else None)
+        setups = [_setup(device, wavelength, self.plan, self.corner, folder) for wavelength in self.wavelengths_nm]
+        self._box = BoxPlan.of(self.plan, device=self.torch_device, dtype=dtype)
+        ring = len(self.plan.ring)
+        reduced = torch.from_numpy(np.stack([setup["reduced"] for setup in setups]))
+        place = {"device": self.torch_device, "dtype": self.complex_dtype}
+        self._ring_matrix = reduced[:, :ring, :ring].to(**place).contiguous()
+        self._columns = reduced[:, :ring, ring:].to(**place).contiguous()
+        self._constant = reduced[:, ring:, ring:].to(**place).contiguous()
+        kappa = [float(setup["kappa"]) for setup in setups]
+        self._kappa = torch.tensor(kappa, dtype=dtype, device=self.torch_device)
+        self._background = torch.from_numpy(self._box_permittivity()).to(self.torch_device, dtype)
+
+    def _box_permittivity(self) -> FloatArray:
+        """[cells] permittivity of the box outside the design, flat; zero inside the design."""
+        device = self.device
+        density = device.density.copy()
+        i0, j0, i1, j1 = device.box
+        eps = device.permittivity(density)
+        eps[i0:i1, j0:j1] = 0.0
+        a, b = self.corner
+        return np.ascontiguousarray(eps[a : a + self.plan.shape[0], b : b + self.plan.shape[1]]).ravel()
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Estimated peak bytes for one design at one wavelength, gradient included."""
+        size = 8 if self.dtype is torch.float64 else 4
+        boundary = sum(
+            m.cells.size // m.separator * (m.separator * m.boundary + 2 * m.boundary**2) for m in self.plan.merges
+        )
+        return size * (boundary + 6 * len(self.plan.ring) ** 2 + 40 * self._background.numel())
+
+    def s_parameters(self, design: Tensor, *, ports_in: Sequence[int] | None = None) -> Tensor:
+        """S-parameters of a batch of designs.
+
+        Args:
+            design: [B, H, W] real, 1 = solid and 0 = void; values between are allowed. Moved to the simulator's device.
+            ports_in: 0-based ports to excite; default all.
+
+        Returns:
+            S [B, wavelength, port_out, port_in], complex; differentiable once in ``design``. S is outgoing over
+            incident mode amplitude, the incident one measured in the same simulation, at the monitor lines; its phase
+            refers to these lines and to modes of positive first lobe.
+
+        Raises:
+            InvalidInputError: wrong shape or values that are not finite.
+        """
+        if design.ndim != 3 or tuple(design.shape[1:]) != self.device.design_shape:
+            hint = " Try `design[None]`." if tuple(design.shape) == self.device.design_shape else ""
+            raise InvalidInputError(
+                f"Expected `design` of shape [B, {self.device.design_shape[0]}, {self.device.design_shape[1]}], "
+                f"got {list(design.shape)}.{hint}"
+            )
+        design = design.to(self.torch_device, self.dtype)
+        if self.torch_device.type == "cpu" and not bool(torch.isfinite(design).all()):
+            raise InvalidInputError("Expected finite design values, got NaN or infinity.")
+        ports = tuple(range(self.port_count)) if ports_in is None else tuple(ports_in)
+        if not ports or len(set(ports)) != len(ports) or min(ports) < 0 or max(ports) >= self.port_count:
+            raise InvalidInputError(f"Expected distinct `ports_in` from 0 to {self.port_count - 1}, got {ports}.")
+        rows = max(1, int(self.memory_gb * 1e9 / self.bytes_per_row / len(self.wavelengths_nm)))
+        if len(design) <= rows:
+            return self._batch(design, ports)
+        return torch.cat([self._batch(chunk, ports) for chunk in design.split(rows)])
+
+    def _batch(self, design: Tensor, ports: tuple[int, ...]) -> Tensor:
+        return self.from_amplitudes(self.amplitudes(design, ports), ports)
+
+    def amplitudes(self, design: Tensor, ports: tuple[int, ...]) -> Tensor:
+        """Incident and outgoing amplitudes [B, L, 2 P, Q] for unit sources in Q ports."""
+        amplitudes: Tensor = _Amplitudes.apply(design, self, ports)  # type: ignore[assignment]
+        return amplitudes
+
+    def from_amplitudes(self, amplitudes: Tensor, ports: tuple[int, ...]) -> Tensor:
+        """S [B, L, P, Q] from amplitudes [B, L, 2 P, Q]."""
+        incident = torch.stack([amplitudes[..., port, q] for q, port in enumerate(ports)], -1)
+        return amplitudes[..., self.port_count :, :] / incident[..., None, :]
+
+    def box_diagonal(self, design: Tensor) -> Tensor:
+        """4 - kappa eps [B L, cells] in the order of the plan; on the ring -kappa eps (the rest is in K)."""
+        device, batch = self.device, len(design)
+        height, width = device.design_shape
+        a, b = device.box[0] - self.corner[0], device.box[1] - self.corner[1]
+        eps = self._background.reshape(self.plan.shape).expand(batch, -1, -1).clone()
+        eps[:, a : a + height, b : b + width] = device.eps_void + (device.eps_solid - device.eps_void) * design
+        ordered = eps.reshape(batch, -1).index_select(1, self._box.order)
+        diagonal = -self._kappa[None, :, None] * ordered[:, None, :]
+        diagonal[..., : -len(self.plan.ring)] += 4.0
+        return diagonal.reshape(batch * len(self._kappa), -1)
+
+    def fields(self, design: FloatArray, wavelength_nm: float, ports_in: Sequence[int] | None = None) -> ComplexArray:
+        """E_z [Q, Nx, Ny] of one design over the whole domain, by the direct solver."""
+        return direct.simulate(self.device, np.asarray(design, float), wavelength_nm, ports_in).fields
+
+
+class _Amplitudes(torch.autograd.Function):
+    """Mode amplitudes of the bordered system, with the adjoint gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, design: Tensor, simulator: Simulator, ports: tuple[int, ...]) -> Tensor:
+        keep = design.requires_grad
+        wavelengths, count = len(simulator.wavelengths_nm), simulator.port_count
+        diagonal = simulator.box_diagonal(design)
+        ring = len(simulator.plan.ring)
+        factors, schur = factor_box(diagonal, simulator._box, simulator.backend, keep=keep)
+        system = simulator._ring_matrix.repeat(len(design), 1, 1)
+        system.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, -ring:])
+        system[:, :-4, :-4] += schur
+        columns = simulator._columns if keep else simulator._columns[..., list(ports)]
+        solution = solve_symmetric(system, columns.repeat(len(design), 1, 1), simulator.backend)
+        excited = solution[..., list(ports)] if keep else solution
+        monitors = simulator._columns[..., count:]
+        constant = simulator._constant[:, count:, list(ports)]
+        amplitudes = monitors.mT.repeat(len(design), 1, 1) @ excited - constant.repeat(len(design), 1, 1)
+        ctx.simulator, ctx.ports, ctx.factors = simulator, ports, factors
+        if keep:
+            ctx.save_for_backward(solution)
+        return amplitudes.reshape(len(design), wavelengths, 2 * count, len(ports))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        simulator, ports = ctx.simulator, ctx.ports
+        (solution,) = ctx.saved_tensors
+        device, plan, box = simulator.device, simulator.plan, simulator._box
+        batch, wavelengths, _, width = grad.shape
+        fields = solution[..., list(ports)]
+        duals = solution[..., simulator.port_count :] @ grad.reshape(batch * wavelengths, -1, width).conj()
+        stacked = torch.cat([fields.real, fields.imag, duals.real, -duals.imag], -1)
+        swept = sweep_box(stacked, ctx.factors, box)
+        product = (swept[..., : 2 * width] * swept[..., 2 * width :]).sum(-1)
+        contrast = device.eps_solid - device.eps_void
+        product = product.reshape(batch, wavelengths, -1) * (simulator._kappa[:, None] * contrast)
+        gradient = product.sum(1).index_select(1, box.place).reshape(batch, *plan.shape)
+        a, b = device.box[0] - simulator.corner[0], device.box[1] - simulator.corner[1]
+        height, width_cells = device.design_shape
+        ctx.factors = None
+        return gradient[:, a : a + height, b : b + width_cells].contiguous(), None, None
+
+
+def _box_corner(device: Device, plan: Plan) -> tuple[int, int]:
+    """First cell (i, j) of the ring in the domain: the box covers the design and touches neither port nor absorber."""
+    blocked = np.zeros(device.shape, bool)
+    edge = device.pml_cells + 1
+    blocked[:edge], blocked[-edge:], blocked[:, :edge], blocked[:, -edge:] = True, True, True, True
+    for port in device.ports:
+        for shift in (0, port.offset * port.direction.sign, port.offset * port.direction.sign - 1):
+            blocked[port.cells(shift)] = True
+    design = device.design_shape
+    starts = [range(device.box[a] + design[a] - plan.shape[a], device.box[a] + 1) for a in (0, 1)]
+    for i in sorted(starts[0], key=lambda v: abs(v - (device.box[0] - (plan.shape[0] - design[0]) / 2))):
+        for j in sorted(starts[1], key=lambda v: abs(v - (device.box[1] - (plan.shape[1] - design[1]) / 2))):
+            if i >= 0 and j >= 0 and not blocked[i : i + plan.shape[0], j : j + plan.shape[1]].any():
+                return (i, j)
+    raise InvalidInputError(
+        f"Expected room for a {plan.shape} box around the design of {device.name}, but ports or the absorber are in "
+        "the way. Try longer guides or more padding."
+    )
+
+
+def _setup(
+    device: Device, wavelength_nm: float, plan: Plan, corner: tuple[int, int], folder: Path | None
+) -> dict[str, Any]:
+    """Condensed exterior at one wavelength, from the cache where it is there."""
+    parts = stencil(device, wavelength_nm)
+    density = device.density.copy()
+    i0, j0, i1, j1 = device.box
+    density[i0:i1, j0:j1] = 0.0
+    key = cache.content_key(
+        _SETUP_VERSION, density, device.grid_nm, wavelength_nm, device.pml_cells, device.eps_solid, device.eps_void,
+        device.ports, device.box, plan.shape, corner, plan.ring,
+    )  # fmt: skip
+    size = len(plan.ring) + 3 * len(device.ports)
+    if folder is not None:
+        found = cache.load(key, folder)
+        if found is not None and found.get("reduced", np.empty(0)).shape == (size, size):
+            return dict(found)
+    a, b = corner
+    height, width = plan.shape
+    inside = np.zeros(device.shape, bool)
+    inside[a + 1 : a + height - 1, b + 1 : b + width - 1] = True
+    x, y = np.divmod(plan.ring, width)
+    ring = (x + a) * device.shape[1] + (y + b)
+    eps = device.permittivity(device.density)
+    eps.ravel()[ring] = 0.0
+    diagonal = parts.diagonal - parts.scale * parts.kappa * eps
+    reduced = condense(parts, diagonal, ring, inside, port_functionals(device, parts))
+    arrays = {"reduced": reduced, "kappa": np.asarray(parts.kappa)}
+    if folder is not None:
+        cache.store(key, arrays, folder)
+        logger.info("condensed %s at %g nm", device.name, wavelength_nm)
+    return dict(arrays)
