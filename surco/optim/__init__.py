@@ -1,6 +1,21 @@
 """Optimizers with low-rank states, for dense weights and for the sparse gradients of embedding tables."""
 
+from surco.optim.diagnostics import captured_energy, report, spectrum
+from surco.optim.fused import ClipNorm, FusedBackward
 from surco.optim.galore import GaLore
 from surco.optim.options import Conventions, Implementation, Inner, Mode, Projection, Refresh
 
-__all__ = ["Conventions", "GaLore", "Implementation", "Inner", "Mode", "Projection", "Refresh"]
+__all__ = [
+    "ClipNorm",
+    "Conventions",
+    "FusedBackward",
+    "GaLore",
+    "Implementation",
+    "Inner",
+    "Mode",
+    "Projection",
+    "Refresh",
+    "captured_energy",
+    "report",
+    "spectrum",
+]

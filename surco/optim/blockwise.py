@@ -45,7 +45,7 @@ def pack_rows(first: Tensor, second: Tensor, rows: Tensor | int, step: int) -> t
     share = second / scale / scale
     # A positive v never becomes 0: it divides.
     squares = _log_codes(share, _SECOND_STEPS, 255.0, uniform(elements, step + _SECOND_SALT))
-    squares = torch.where(share > 0, squares.clamp_min_(1.0), squares).to(torch.uint8)
+    squares = torch.where(share > 0, squares.clamp_min(1.0), squares).to(torch.uint8)
     return codes, squares, exponent.to(torch.int8)
 
 

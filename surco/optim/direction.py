@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_kernels: Any = torch  # the multi-tensor kernels are not in torch's stubs
+
 
 def adam_directions(
     projected: list[Tensor],
@@ -43,14 +45,14 @@ def adam_directions(
         # Tensors and not numbers: a number would be a constant of the graph and compile again each step.
         numbers = torch.tensor([betas[0], betas[1], *corrections, eps], device=projected[0].device)
         return [rule(*parts, numbers) for parts in zip(projected, first, second, strict=True)]
-    torch._foreach_lerp_(first, projected, 1.0 - betas[0])
-    torch._foreach_mul_(second, betas[1])
-    torch._foreach_addcmul_(second, projected, projected, 1.0 - betas[1])
-    roots = list(torch._foreach_sqrt(second))
-    torch._foreach_div_(roots, corrections[1])
-    torch._foreach_add_(roots, eps)
-    torch._foreach_mul_(roots, -corrections[0])
-    return list(torch._foreach_div(first, roots))
+    _kernels._foreach_lerp_(first, projected, 1.0 - betas[0])
+    _kernels._foreach_mul_(second, betas[1])
+    _kernels._foreach_addcmul_(second, projected, projected, 1.0 - betas[1])
+    roots = list(_kernels._foreach_sqrt(second))
+    _kernels._foreach_div_(roots, corrections[1])
+    _kernels._foreach_add_(roots, eps)
+    _kernels._foreach_mul_(roots, -corrections[0])
+    return list(_kernels._foreach_div(first, roots))
 
 
 def _fused(
@@ -64,7 +66,7 @@ def _fused(
     """Torch's fused Adam kernel on a weight of zeros with a rate of one leaves exactly -D there, in one pass."""
     directions = [torch.zeros_like(part) for part in projected]
     steps = [torch.full((), float(step), device=projected[0].device)] * len(projected)
-    torch._fused_adam_(
+    _kernels._fused_adam_(
         directions, projected, first, second, [], steps,
         lr=1.0, beta1=betas[0], beta2=betas[1], weight_decay=0.0, eps=eps, amsgrad=False, maximize=False,
     )  # fmt: skip

@@ -50,10 +50,11 @@ class Projected:
         """Add the gradient of a further micro-batch, projected onto the same basis."""
         if self.rows is not None and other.rows is not None:
             rows = torch.cat([self.rows, other.rows])
-            self.rows, place = torch.unique(rows, return_inverse=True)
-            self.values = _sum_rows(self.values, other.values, place, len(self.rows))
+            unique, place = torch.unique(rows, return_inverse=True)
+            self.rows = unique
+            self.values = _sum_rows(self.values, other.values, place, len(unique))
             if self.gradient is not None and other.gradient is not None:
-                self.gradient = _sum_rows(self.gradient, other.gradient, place, len(self.rows))
+                self.gradient = _sum_rows(self.gradient, other.gradient, place, len(unique))
         else:
             self.values.add_(other.values)
             if self.gradient is not None and other.gradient is not None:
