@@ -1,0 +1,289 @@
+"""The exact engine: a master over whole capacities, cuts from warm scenario LPs, bounds from both sides at any time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from problems.planning.construction import keeps_rules, repair, shortest_path_plan, trim, with_setup
+from problems.planning.cuts import CutsetPool, cutset_pool, strengthen
+from problems.planning.master import Master
+from problems.planning.network import Array, Network
+from problems.planning.survival import Deadline, MetricCut, Survival, metric_cut
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where a run stands: seconds used, proven lower bound, cost of the best plan (inf if none)."""
+
+    seconds: float
+    lower: float
+    upper: float
+
+    @property
+    def gap(self) -> float:
+        """Relative gap of the best plan to the bound."""
+        if not np.isfinite(self.upper):
+            return np.inf
+        return max(0.0, self.upper - self.lower) / max(abs(self.upper), 1e-12)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Work of a run."""
+
+    rounds: int = 0
+    integer_solves: int = 0
+    lps: int = 0
+    cuts: int = 0
+    trace: list[Bounds] = field(default_factory=list)
+
+
+class Decomposition:
+    """Benders decomposition that can be run in slices: every ``run`` goes on where the last one stopped.
+
+    Args:
+        network: compiled instance.
+        tolerance: relative gap at which a plan counts as proven.
+        start: [n], a feasible plan to begin with, checked; default the shortest-path plan.
+        backend: of the linear programs.
+        cutset_size: largest node sets of the cutset pool.
+        most_cutsets: how many of them.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        tolerance: float = 1e-3,
+        start: Array | None = None,
+        backend: str = "auto",
+        cutset_size: int = 5,
+        most_cutsets: int = 4000,
+    ) -> None:
+        self.network = network
+        self.tolerance = tolerance
+        self.survival = Survival(network, backend=backend)
+        self.master = Master(network, backend=backend)
+        self.metric_cuts: list[MetricCut] = []
+        self.lower = 0.0
+        self.best: Array | None = None
+        self.statistics = Statistics()
+        self.is_root_done = False
+        self._root_point: Array | None = None
+        self._core: Array | None = None
+        self._recent: dict[int, int] = {}
+        self._cutset_options = (cutset_size, most_cutsets)
+        self._pool: CutsetPool | None = None
+        self._start = start
+
+    @property
+    def upper(self) -> float:
+        """Cost of the best plan, inf without one."""
+        return float("inf") if self.best is None else float(self.network.cost @ self.best)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds now (without the time)."""
+        return Bounds(0.0, self.lower, self.upper)
+
+    def run(
+        self,
+        seconds: float | None = None,
+        *,
+        callback: Callable[[Bounds], bool | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Bounds:
+        """Work until the gap is at most the tolerance, time is over, or the callback returns True."""
+        deadline = Deadline(seconds, clock)
+        self._deadline, self._callback, self._wants_stop = deadline, callback, False
+        self._prepare()
+        if not self.is_root_done:
+            self._root()
+        while not self._is_finished():
+            self._integer_round()
+        self._tell()
+        return Bounds(deadline.used, self.lower, self.upper)
+
+    # ------------------------------------------------------------------ state
+
+    def _tell(self) -> None:
+        self.statistics.lps = self.survival.n_lps
+        self.statistics.cuts = len(self.master.rhs)
+        now = Bounds(self._deadline.used, self.lower, self.upper)
+        self.statistics.trace.append(now)
+        if self._callback is not None and self._callback(now):
+            self._wants_stop = True
+
+    def _is_finished(self) -> bool:
+        return self._wants_stop or self._deadline.is_over() or self.bounds.gap <= self.tolerance
+
+    def offer(self, x: Array | None) -> bool:
+        """Take a plan [n] that is known to survive as the incumbent if it is cheaper."""
+        if x is None or float(self.network.cost @ x) >= self.upper - 1e-9:
+            return False
+        self.best = x.copy()
+        self._tell()
+        return True
+
+    def _raise_lower(self, bound: float) -> None:
+        bound = min(bound, self.upper)
+        if bound > self.lower:
+            self.lower = bound
+
+    def _prepare(self) -> None:
+        if self._pool is not None:
+            return
+        size, most = self._cutset_options
+        self._pool = cutset_pool(self.network, largest=size, most=most)
+        network = self.network
+        start = self._start
+        if start is not None:
+            start = with_setup(network, np.round(start))
+            if keeps_rules(network, start) and self.survival.is_survivable(network.capacities(start)):
+                self.offer(start)
+        greedy = shortest_path_plan(network)
+        if greedy is not None:
+            self._core = greedy
+            self.offer(greedy)
+        elif self.best is not None:
+            self._core = self.best
+
+    # ------------------------------------------------------------------ cuts
+
+    def add_metric_cuts(self, found: list[tuple[int, object]], x: Array) -> int:
+        """Store the metric cuts of answers and add their roundings at ``x``; returns how many cut x off."""
+        rows, values = [], []
+        hits = 0
+        for scenario, answer in found:
+            cut = metric_cut(self.network, scenario, answer)
+            self.metric_cuts.append(cut)
+            row = self.network.to_variables(cut.weights)
+            rhs = cut.rhs - float(cut.weights @ self.network.offset)
+            if rhs <= 1e-9 * (1.0 + cut.rhs):
+                continue
+            plain_row, plain_rhs = row / row.max(), rhs / row.max()
+            best_row, best_rhs = strengthen(row, rhs, x)
+            rows.append(best_row)
+            values.append(best_rhs)
+            hits += bool(best_rhs - best_row @ x > 1e-6 * (1.0 + abs(best_rhs)))
+            del plain_row, plain_rhs
+        if rows:
+            self.master.add(np.array(rows), np.array(values))
+        return hits
+
+    def _add_cutsets(self, x: Array, *, most: int = 60) -> int:
+        assert self._pool is not None
+        pool = self._pool
+        if not len(pool.rhs):
+            return 0
+        depth = pool.rhs - pool.rows @ x
+        violated = np.flatnonzero(depth > 1e-4)
+        if not len(violated):
+            return 0
+        norm = np.linalg.norm(pool.rows[violated], axis=1)
+        order = violated[np.argsort(-depth[violated] / norm)]
+        _, first = np.unique(pool.node_set[order], return_index=True)
+        chosen = order[np.sort(first)][:most]
+        self.master.add(pool.rows[chosen], pool.rhs[chosen])
+        return len(chosen)
+
+    # ------------------------------------------------------------------ relaxation
+
+    def _master_point(self) -> Array:
+        while True:
+            value, x = self.master.solve_lp()
+            self._raise_lower(value)
+            if not self._add_cutsets(x) or self._is_finished():
+                return x
+
+    def _root(self) -> None:
+        stalled, last = 0, -np.inf
+        round_number = 0
+        while not self._is_finished():
+            x = self._master_point()
+            self._root_point = x
+            round_number += 1
+            self.statistics.rounds += 1
+            self._tell()
+            improved = self.lower - last > 2e-5 * max(abs(self.lower), 1e-12)
+            stalled = 0 if improved else stalled + 1
+            last = self.lower
+            if stalled >= 6 or not self._cut_between(x, full=round_number % 8 == 0):
+                self.is_root_done = True
+                break
+        if self.is_root_done:
+            self._round_root()
+
+    def _cut_between(self, x: Array, *, full: bool) -> bool:
+        """Separate between the core and x; False if x survives every scenario (the relaxation is solved)."""
+        weight = 0.0 if self._core is None else 0.5
+        while not self._is_finished():
+            point = x if not weight else weight * self._core + (1.0 - weight) * x
+            capacity = self.network.capacities(point)
+            recent = [s for s, age in self._recent.items() if age < 3]
+            found, _ = self.survival.failures(capacity, recent, until=self._deadline.is_over)
+            if not found or full:
+                rest = [s for s in self.survival.binding.tolist() if s not in recent]
+                more, is_complete = self.survival.failures(capacity, rest, until=self._deadline.is_over)
+                found += more
+                if not found and is_complete and weight:
+                    self._core = point
+            self._recent = {s: age + 1 for s, age in self._recent.items()}
+            for s, _ in found:
+                self._recent[s] = 0
+            if found and self.add_metric_cuts(found, x):
+                return True
+            if not weight:
+                return bool(found)
+            weight = weight / 2 if weight > 0.1 else 0.0
+        return True
+
+    def _round_root(self) -> None:
+        """Plans from the relaxation's point: round, repair, trim."""
+        assert self._root_point is not None
+        for threshold in (0.3, 0.6):
+            if self._is_finished():
+                return
+            x = np.floor(self._root_point + threshold)
+            self.improve(x)
+
+    def improve(self, x: Array) -> bool:
+        """Repair and trim a point [n] and offer it."""
+        fixed = repair(self.network, self.survival, x, self._deadline)
+        if fixed is None:
+            return False
+        self.offer(fixed)
+        return self.offer(
+            trim(self.network, self.survival, fixed, self._deadline, cuts=(self.master.rows, self.master.rhs))
+        )
+
+    # ------------------------------------------------------------------ integers
+
+    def _integer_round(self) -> None:
+        self.statistics.integer_solves += 1
+        answer = self.master.solve_integer(seconds=self._deadline.left, gap=self.tolerance * 0.3)
+        if answer.is_infeasible:
+            self.lower = self.upper
+            self._tell()
+            return
+        self._raise_lower(answer.bound)
+        self._tell()
+        if answer.x is None:
+            return
+        x = with_setup(self.network, answer.x)
+        if self._add_cutsets(x):
+            return
+        found, is_complete = self.survival.failures(self.network.capacities(x), until=self._deadline.is_over)
+        if not found:
+            if is_complete:
+                self.offer(x)
+            return
+        self.add_metric_cuts(found, x)
+        self.improve(x)
