@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -124,9 +125,25 @@ class MilpOracle:
         """What "auto" measured, backend by backend; None where the backend was named or not needed yet."""
         return self._trial
 
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]; a row that fails is labelled, never raised."""
-        return solve_one_by_one(costs, self.n, self._solve_row)
+    takes_seconds = True
+
+    def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]; a row that fails is labelled, never raised.
+
+        Args:
+            costs: [B, n] float64.
+            seconds: wall seconds for the whole batch, on top of the limit of each row; rows that come too late still
+                get a thousandth of a second, so that each ends with a label.
+        """
+        if seconds is None:
+            return solve_one_by_one(costs, self.n, self._solve_row)
+        deadline = time.perf_counter() + seconds
+
+        def solve_row(row: Array) -> Answer:
+            left = max(deadline - time.perf_counter(), 1e-3)
+            return self._solve_row(row, left if self._seconds is None else min(left, self._seconds))
+
+        return solve_one_by_one(costs, self.n, solve_row)
 
     def violation(self, x: Array) -> Array:
         """Largest violation of a row, a bound or integrality, [..., n] -> [...]."""
@@ -153,10 +170,10 @@ class MilpOracle:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
-    def _solve_row(self, costs: Array) -> Answer:
+    def _solve_row(self, costs: Array, seconds: float | None = None) -> Answer:
         if self._backend is None:
             self._backend = make_backend(BackendName(self.backend), self.polyhedron)
-        answer = self._backend.solve(costs, self._seconds, self._gap)
+        answer = self._backend.solve(costs, self._seconds if seconds is None else seconds, self._gap)
         return answer if answer.x is None else self._repair(costs, answer)
 
     def _repair(self, costs: Array, answer: Answer) -> Answer:

@@ -38,7 +38,7 @@ class FunctionProblem:
         self._objective = objective
         self._violation = violation or oracle.violation
         self._bound = -np.inf if lower_bound is None else float(lower_bound)
-        costs = np.ones(oracle.n) if initial_costs is None else initial_costs
+        costs = _guess(oracle) if initial_costs is None else initial_costs
         self._costs = costs.detach().double() if isinstance(costs, Tensor) else to_torch(costs)
         if self._costs.shape != (oracle.n,):
             raise InvalidInputError(f"Expected `initial_costs` of shape [{oracle.n}], got {list(self._costs.shape)}.")
@@ -64,6 +64,12 @@ class FunctionProblem:
         return self._bound
 
 
+def _guess(oracle: LinearOracle) -> Array:
+    """The objective that came with the oracle's model, else all ones."""
+    costs = np.asarray(getattr(oracle, "model_costs", np.zeros(oracle.n)), dtype=np.float64)
+    return costs if costs.any() else np.ones(oracle.n)
+
+
 def problem(
     oracle: LinearOracle | Any,
     objective: Callable[[Any], Any],
@@ -85,17 +91,16 @@ def problem(
             takes one design as float64 array [n] and returns a number (a measurement, a simulation).
         is_differentiable: whether autograd may be used on ``objective``.
         is_convex: whether f is convex on the relaxation: then lower bounds are proven.
-        initial_costs: [n], a linear guess of f; all ones where there is none.
+        initial_costs: [n], a linear guess of f; where there is none, the objective of the model, else all ones.
         violation: independent check, array [..., n] -> [...], 0 if feasible; the oracle's own where there is none.
         lower_bound: a proven lower bound on min f.
         id: name in reports.
         spec: JSON-able description for reports.
 
     Example:
-        >>> import numpy as np, solvers, surco
-        >>> choose_two = solvers.milp(np.ones((1, 4)), [2], [2], np.zeros(4), np.ones(4))
-        >>> two = surco.problem(choose_two, lambda x: (x @ [3, 1, 2, 5] - 4) ** 2)
-        >>> surco.solve(two, calls=50).x.tolist()
+        >>> import solvers, surco
+        >>> two_of_four = surco.problem(solvers.cardinality(4, 2), lambda x: (x @ [3, 1, 2, 5] - 4) ** 2)
+        >>> surco.solve(two_of_four, calls=50).x.tolist()
         [1.0, 1.0, 0.0, 0.0]
     """
     if not isinstance(oracle, LinearOracle):

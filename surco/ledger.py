@@ -372,7 +372,7 @@ class CountedProblem:
         return self._evaluate(x, is_relaxed=True)
 
     def _evaluate(self, x: Tensor, *, is_relaxed: bool = False) -> Tensor:
-        """f of the rows of x [R, n], counted; rows of NaN are not passed on."""
+        """Values of f at the rows of x [R, n], counted; rows of NaN are not passed on."""
         ledger = self.ledger
         usable = ~torch.isnan(x.detach()).any(-1)
         index = usable.nonzero().squeeze(-1)
@@ -389,7 +389,7 @@ class CountedProblem:
         return values
 
     def _valued(self, x: Tensor, is_relaxed: bool) -> Tensor:
-        """f of the rows of x [R, n], counted and recorded; NaN where it fails."""
+        """Values of f at the rows of x [R, n], counted and recorded; NaN where it fails."""
         ledger = self.ledger
         ledger.objective_calls += len(x)
         try:

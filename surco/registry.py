@@ -72,7 +72,7 @@ def make(id: str, **overrides: Any) -> Problem:
     Example:
         >>> import surco
         >>> surco.make("paths/grid-5-code-v0", seed=1).oracle.n
-        80
+        40
     """
     name = id.partition("/")[0]
     if name not in domain_names():

@@ -23,10 +23,10 @@ class Zero:
     changes nothing.
 
     Attributes:
-        estimator: name in :data:`surco.estimators.ESTIMATORS`, an estimator, or None: ``"interpolation"`` for a
+        estimator: name in :data:`surco.estimators.ESTIMATORS`, an estimator, or None: ``"identity"`` for a
             differentiable objective, ``"score-function"`` for a black box.
         restarts: rows R that learn side by side; their oracle calls form one batch.
-        step_size: Adam's step, relative to mean |c|.
+        step_size: Adam's step, relative to mean |c|; the rows take steps between a third and three times of it.
         patience: steps without a better vertex after which a row starts again.
         noise: relative noise of a new start.
 
@@ -36,7 +36,7 @@ class Zero:
 
     estimator: str | GradientEstimator | None = None
     restarts: int = 4
-    step_size: float = 0.1
+    step_size: float = 0.05
     patience: int = 8
     noise: float = 0.5
     name: ClassVar[str] = "zero"
@@ -71,7 +71,8 @@ class Zero:
         m = 0.9 * state["m"] + 0.1 * estimate.grad
         v = 0.999 * state["v"] + 0.001 * estimate.grad.square()
         direction = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8 * cost_scale(estimate.grad))
-        moved = costs - self.step_size * cost_scale(costs) * direction
+        spread = torch.logspace(-0.5, 0.5, len(costs), base=10.0, dtype=costs.dtype)[:, None]
+        moved = costs - self.step_size * spread * cost_scale(costs) * direction
         if problem.oracle.needs_nonnegative:
             moved = moved.clamp_min(0.0)
         state.update(costs=moved, m=m, v=v, t=t, stale=stale, row_best=torch.minimum(values, state["row_best"]))
@@ -85,7 +86,7 @@ class Zero:
 
         chosen = self.estimator
         if chosen is None:
-            chosen = "interpolation" if problem.is_differentiable else "score-function"
+            chosen = "identity" if problem.is_differentiable else "score-function"
         return build_estimator(chosen) if isinstance(chosen, str) else chosen
 
     def _restarted(self, state: State, stalled: Tensor, generator: torch.Generator) -> State:
