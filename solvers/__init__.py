@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from solvers.binning import GeneralizedAssignmentOracle, generalized_assignment
     from solvers.callables import FunctionOracle, function
+    from solvers.choice import MultipleChoiceOracle, MultipleChoiceRelaxation, multiple_choice
     from solvers.mixed_integer import MilpOracle, milp
     from solvers.oracle import Array, LinearOracle, OracleBatch, Status, as_costs
     from solvers.paths import ShortestPathOracle, shortest_path
@@ -20,8 +22,11 @@ _HOME = {
     "Array": "oracle",
     "CardinalityOracle": "selection",
     "FunctionOracle": "callables",
+    "GeneralizedAssignmentOracle": "binning",
     "LinearOracle": "oracle",
     "MilpOracle": "mixed_integer",
+    "MultipleChoiceOracle": "choice",
+    "MultipleChoiceRelaxation": "choice",
     "OracleBatch": "oracle",
     "PartitionMatroidOracle": "selection",
     "Polyhedron": "polyhedron",
@@ -30,15 +35,18 @@ _HOME = {
     "as_costs": "oracle",
     "cardinality": "selection",
     "function": "callables",
+    "generalized_assignment": "binning",
     "milp": "mixed_integer",
+    "multiple_choice": "choice",
     "partition_matroid": "selection",
     "shortest_path": "paths",
 }
 
 __all__ = [
-    "Array", "CardinalityOracle", "FunctionOracle", "LinearOracle", "MilpOracle", "OracleBatch",
-    "PartitionMatroidOracle", "Polyhedron", "ShortestPathOracle", "Status", "as_costs", "cardinality", "function",
-    "milp", "partition_matroid", "shortest_path",
+    "Array", "CardinalityOracle", "FunctionOracle", "GeneralizedAssignmentOracle", "LinearOracle", "MilpOracle",
+    "MultipleChoiceOracle", "MultipleChoiceRelaxation", "OracleBatch", "PartitionMatroidOracle", "Polyhedron",
+    "ShortestPathOracle", "Status", "as_costs", "cardinality", "function", "generalized_assignment", "milp",
+    "multiple_choice", "partition_matroid", "shortest_path",
 ]  # fmt: skip
 
 

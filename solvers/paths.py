@@ -98,6 +98,11 @@ class ShortestPathOracle:
         """Whether the part of the graph between source and target has no directed cycle: any cost is then allowed."""
         return self._order is not None
 
+    @property
+    def needs_nonnegative_costs(self) -> bool:
+        """Whether a row with a negative cost may be an ``ERROR``: on every graph but an acyclic one."""
+        return not self.is_acyclic
+
     def solve(self, costs: Array) -> OracleBatch:
         """Minimize each row of ``costs`` [B, n]."""
         return solve_together(costs, self.n, self._solve)

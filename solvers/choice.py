@@ -1,0 +1,349 @@
+"""One option from each group under shared resources: an exact oracle, and the common root of assignment and knapsack.
+
+A compiled branch and bound (`solvers.kernels.choice_search`) answers almost every row in about a millisecond or less; a
+row that needs more nodes than a fixed number is handed to SCIP, so that no row is left open.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from solvers.oracle import Array, OracleBatch, Status
+from solvers.points import above, as_points, away, not_binary
+from solvers.polyhedron import Polyhedron
+from solvers.rows import Answer, solve_one_by_one
+
+_NATIVE_NODES = 100_000
+"""A row that is still open after so many nodes goes to SCIP."""
+
+_RELATIVE_SLACK = 1e-10
+"""A bound this close to the incumbent, relative to the sum of the largest costs of the groups, counts as met."""
+
+
+def multiple_choice(
+    groups: Sequence[int] | NDArray[Any],
+    usage: Any,
+    capacities: Any,
+    *,
+    minimums: Any = None,
+    allowed: Any = None,
+    seconds: float | None = None,
+) -> MultipleChoiceOracle:
+    """Oracle that picks one option from each group so that shared resources suffice.
+
+    Args:
+        groups: [n] integers, the group of each option; every number from 0 to G - 1 occurs.
+        usage: [m, n] dense or sparse, how much of resource k option j uses; any sign.
+        capacities: [m], the most of each resource; inf where there is no limit.
+        minimums: [m], the least of each resource; -inf (the default) where there is no limit.
+        allowed: [n] bool, options that may be taken; all by default.
+        seconds: wall seconds allowed for each row.
+
+    Examples:
+        >>> import numpy as np
+        >>> oracle = multiple_choice([0, 0, 1, 1], [[3.0, 1.0, 2.0, 1.0]], [4.0])
+        >>> oracle.solve(np.array([[-5.0, 0.0, -4.0, 0.0]])).x.tolist()
+        [[1.0, 0.0, 0.0, 1.0]]
+    """
+    return MultipleChoiceOracle(groups, usage, capacities, minimums=minimums, allowed=allowed, seconds=seconds)
+
+
+class MultipleChoiceOracle:
+    """{ x in {0,1}^n : sum of x over each group = 1, minimums <= A x <= capacities, x_j = 0 where not allowed }.
+
+    Answers do not depend on earlier rows. A row that reaches ``seconds`` is ``FEASIBLE`` with its bound, or ``LIMIT``.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[int] | NDArray[Any],
+        usage: Any,
+        capacities: Any,
+        *,
+        minimums: Any = None,
+        allowed: Any = None,
+        seconds: float | None = None,
+    ) -> None:
+        labels = np.asarray(groups)
+        if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            raise ValueError("Expected `groups` as a non-empty [n] array of integers >= 0.")
+        sizes = np.bincount(labels)
+        if (sizes == 0).any():
+            raise ValueError(f"Expected an option in every group, got none in group {int(np.argmin(sizes))}.")
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"Expected `seconds` > 0 or None, got {seconds}.")
+        n = len(labels)
+        self._labels: NDArray[np.int64] = labels.astype(np.int64)
+        self._usage: Any = sp.csr_array(usage, dtype=np.float64)
+        if self._usage.ndim != 2 or self._usage.shape[1] != n:
+            raise ValueError(f"Expected `usage` of shape [m, {n}], got {list(self._usage.shape)}.")
+        if not np.isfinite(self._usage.data).all():
+            raise ValueError("Expected finite numbers in `usage`, got NaN or infinity.")
+        m = self._usage.shape[0]
+        self._capacities = _limits("capacities", capacities, m)
+        self._minimums = np.full(m, -np.inf) if minimums is None else _limits("minimums", minimums, m)
+        self._allowed = np.ones(n, bool) if allowed is None else np.array(allowed, bool)
+        if self._allowed.shape != (n,):
+            raise ValueError(f"Expected `allowed` of shape [{n}], got {list(self._allowed.shape)}.")
+        self._seconds = seconds
+        self._build(sizes)
+
+    def _build(self, sizes: NDArray[np.int64]) -> None:
+        """Sort the options by group and scale every limited resource so that its limit is about 1."""
+        self._order = np.argsort(self._labels, kind="stable")
+        self._group_start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        upper, lower = np.isfinite(self._capacities), np.isfinite(self._minimums)
+        rows: Any = sp.vstack([self._usage[upper], -self._usage[lower]]).tocsr()
+        limits = np.concatenate([self._capacities[upper], -self._minimums[lower]])
+        largest = np.asarray(abs(rows).max(axis=1).todense()).ravel() if rows.nnz else np.zeros(len(limits))
+        scale = np.where(np.abs(limits) > 1e-12 * largest, np.abs(limits), largest)
+        scale[scale == 0.0] = 1.0
+        columns: Any = sp.csc_array(sp.diags_array(1.0 / scale) @ rows)[:, self._order]
+        columns.sum_duplicates()
+        self._columns = (
+            columns.indptr.astype(np.int64),
+            columns.indices.astype(np.int64),
+            np.ascontiguousarray(columns.data, dtype=np.float64),
+        )
+        self._scaled_limits = limits / scale
+        self._group_of = self._labels[self._order]
+        self._sorted_allowed = self._allowed[self._order]
+
+    @property
+    def n(self) -> int:
+        """Number of options, over all groups."""
+        return len(self._labels)
+
+    def solve(self, costs: Array) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]."""
+        workspace = Workspace(len(self._group_start) - 1, self.n, len(self._scaled_limits))
+        return solve_one_by_one(costs, self.n, lambda row: self._solve_row(row, workspace))
+
+    def violation(self, x: Array) -> Array:
+        """Largest violation of a group's sum, a limit, a forbidden option or integrality; [..., n] -> [...]."""
+        points = as_points(x, self.n)
+        return np.maximum(not_binary(points), self._rule_violation(points))
+
+    def _rule_violation(self, points: Array) -> Array:
+        flat = points.reshape(-1, self.n)
+        sums = np.zeros((len(self._group_start) - 1, len(flat)))
+        np.add.at(sums, self._labels, flat.T)
+        worst = away(sums.T, np.ones(len(sums)))
+        if self._usage.shape[0]:
+            load = (self._usage @ flat.T).T
+            worst = np.maximum(worst, above(load, self._capacities))
+            worst = np.maximum(worst, above(-load, -self._minimums))
+        worst = np.maximum(worst, np.where(self._allowed, 0.0, np.abs(flat)).max(axis=1, initial=0.0))
+        return worst.reshape(points.shape[:-1])
+
+    def polyhedron(self) -> Polyhedron:
+        """The same feasible set as arrays of a MILP."""
+        choice = sp.csr_array((np.ones(self.n), (self._labels, np.arange(self.n))))
+        ones = np.ones(choice.shape[0])
+        return Polyhedron.from_arrays(
+            sp.vstack([choice, self._usage]),
+            np.concatenate([ones, self._minimums]),
+            np.concatenate([ones, self._capacities]),
+            0.0,
+            self._allowed.astype(np.float64),
+        )
+
+    def relaxation(self) -> MultipleChoiceRelaxation:
+        """The linear program without integrality, solved by the same compiled dual simplex."""
+        return MultipleChoiceRelaxation(self)
+
+    def _solve_row(self, costs: Array, workspace: Workspace) -> Answer:
+        start = time.perf_counter()
+        value, bound, is_finished = self._search(costs, workspace, start)
+        x = self._point(workspace) if math.isfinite(value) else None
+        if not is_finished and not self._is_late(start):
+            return self._hand_over(costs, x, value, bound, start)
+        if is_finished:
+            return Answer(Status.INFEASIBLE) if x is None else Answer(Status.OPTIMAL, x)
+        message = f"stopped after {self._seconds:g} s"
+        return Answer(Status.LIMIT if x is None else Status.FEASIBLE, x, bound, message)
+
+    def _is_late(self, start: float) -> bool:
+        return self._seconds is not None and time.perf_counter() - start >= self._seconds
+
+    def _search(self, costs: Array, workspace: Workspace, start: float) -> tuple[float, float, bool]:
+        """Run the compiled search: value of the incumbent, lower bound, and whether the search is complete."""
+        from solvers.kernels import choice_search as kernels
+
+        ordered = costs[self._order]
+        slack = _RELATIVE_SLACK * float(np.maximum.reduceat(np.abs(ordered), self._group_start[:-1]).sum())
+        workspace.reset(self._sorted_allowed, self._group_start)
+        chunk = _NATIVE_NODES if self._seconds is None else 16
+        while True:
+            outcome = kernels.search(
+                ordered,
+                self._group_start,
+                self._group_of,
+                *self._columns,
+                self._scaled_limits,
+                *workspace.arrays,
+                slack,
+                chunk,
+            )
+            if outcome == kernels.FINISHED:
+                return workspace.value, workspace.value, True
+            if workspace.nodes >= _NATIVE_NODES or self._is_late(start):
+                return workspace.value, workspace.bound, False
+            chunk = min(2 * chunk, 256)
+
+    def _point(self, workspace: Workspace) -> Array:
+        x = np.zeros(self.n)
+        x[self._order[workspace.incumbent]] = 1.0
+        return x
+
+    def _hand_over(self, costs: Array, x: Array | None, value: float, bound: float, start: float) -> Answer:
+        """Let SCIP finish a row that is too hard for the native search; the better point and bound are kept."""
+        from solvers.backends.scip import ScipBackend
+
+        left = None if self._seconds is None else max(self._seconds - (time.perf_counter() - start), 1e-3)
+        answer = ScipBackend(self.polyhedron()).solve(costs, left, 0.0)
+        if answer.x is not None:
+            point = np.rint(answer.x)
+            if self.violation(point) == 0.0:
+                if answer.status is Status.OPTIMAL:
+                    is_better = x is None or float(costs @ point) < value
+                    return Answer(Status.OPTIMAL, point if is_better else x)
+                if x is None or float(costs @ point) < value:
+                    x = point
+        elif answer.status is Status.INFEASIBLE and x is None:
+            return Answer(Status.INFEASIBLE)
+        message = f"stopped after {_NATIVE_NODES} native nodes and SCIP ({answer.status})"
+        return Answer(Status.LIMIT if x is None else Status.FEASIBLE, x, max(bound, answer.bound), message)
+
+
+class Workspace:
+    """Arrays of one search, used again from row to row; see `solvers.kernels.choice_search` for their meaning."""
+
+    def __init__(self, groups: int, n: int, m: int) -> None:
+        integers, floats = np.int64, np.float64
+        self._allowed, self._count = np.zeros(n, bool), np.zeros(groups, integers)
+        self._marks, self._best = np.zeros(4, integers), np.zeros(2)
+        self.incumbent = np.zeros(groups, integers)
+        self.basis = (
+            np.zeros(groups, integers),
+            np.zeros(groups, integers),
+            np.zeros(m, integers),
+            np.zeros(n + m, integers),
+            np.zeros((m, m)),
+            np.zeros(m),
+            np.zeros(m),
+            np.zeros(n),
+        )
+        depth = groups + 1  # an open branch fixes a group
+        self.arrays = (
+            self._allowed,
+            self._count,
+            *self.basis,
+            np.zeros(n, integers),
+            self._marks,
+            np.zeros(depth, integers),
+            np.zeros(depth, integers),
+            np.zeros(depth, floats),
+            np.zeros((depth, groups), integers),
+            np.zeros((depth, m), integers),
+            self.incumbent,
+            self._best,
+        )
+
+    def reset(self, allowed: NDArray[np.bool_], group_start: NDArray[np.int64]) -> None:
+        """Get ready for a new row."""
+        self._allowed[:] = allowed
+        self._count[:] = np.add.reduceat(allowed, group_start[:-1], dtype=np.int64)
+        self._marks[:] = 0
+        self._best[:] = np.inf, -np.inf
+
+    @property
+    def value(self) -> float:
+        """Value of the incumbent, or inf."""
+        return float(self._best[0])
+
+    @property
+    def bound(self) -> float:
+        """Lower bound where the search was stopped."""
+        return float(self._best[1])
+
+    @property
+    def nodes(self) -> int:
+        """Nodes so far."""
+        return int(self._marks[0])
+
+
+class MultipleChoiceRelaxation:
+    """The linear relaxation of a `MultipleChoiceOracle`: { x >= 0 } in place of { x in {0,1}^n }."""
+
+    def __init__(self, oracle: MultipleChoiceOracle) -> None:
+        self._oracle = oracle
+
+    @property
+    def n(self) -> int:
+        """Number of options."""
+        return self._oracle.n
+
+    def solve(self, costs: Array) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]; the points are vertices of the linear program."""
+        o = self._oracle
+        workspace = Workspace(len(o._group_start) - 1, o.n, len(o._scaled_limits))
+        return solve_one_by_one(costs, o.n, lambda row: self._solve_row(row, workspace))
+
+    def violation(self, x: Array) -> Array:
+        """Largest violation of a group's sum, a limit, a forbidden option or a sign; [..., n] -> [...]."""
+        points = as_points(x, self.n)
+        negative = np.maximum(-points, 0.0).max(axis=-1, initial=0.0)
+        worst = np.maximum(self._oracle._rule_violation(points), np.where(negative <= 1e-9, 0.0, negative))
+        return np.where(np.isfinite(points).all(axis=-1), worst, np.inf)
+
+    def _solve_row(self, costs: Array, workspace: Workspace) -> Answer:
+        from solvers.kernels import choice_lp as kernels
+
+        o = self._oracle
+        ordered = costs[o._order]
+        key, extra, basic, place, _, y, _, _ = workspace.basis
+        outcome, bound = kernels.INFEASIBLE, -math.inf
+        if kernels.reset_basis(ordered, o._group_start, o._sorted_allowed, key, extra, basic, place):
+            outcome, bound = kernels.solve_relaxation(
+                ordered, o._group_start, o._group_of, *o._columns, o._scaled_limits, o._sorted_allowed,
+                *workspace.basis, np.empty(len(y)), np.inf, 200 + 50 * (len(y) + len(key)),
+            )  # fmt: skip
+        if outcome == kernels.INFEASIBLE:
+            return Answer(Status.INFEASIBLE)
+        x = np.zeros(self.n)
+        if outcome == kernels.OPTIMAL:
+            x[key] = 1.0
+            for row in np.flatnonzero(basic < self.n):
+                share = min(max(float(y[row]), 0.0), 1.0)
+                x[basic[row]] = share
+                x[key[o._group_of[basic[row]]]] -= share
+            np.maximum(x, 0.0, out=x)
+            point = np.zeros(self.n)
+            point[o._order] = x
+            gap = float(costs @ point) - bound
+            if self.violation(point) <= 1e-7 and gap <= 1e-7 * max(1.0, float(np.abs(costs).max())):
+                return Answer(Status.OPTIMAL, point)
+        return self._hand_over(costs)
+
+    def _hand_over(self, costs: Array) -> Answer:
+        """Let GLOP finish a row on which the compiled simplex lost its precision."""
+        from solvers.backends.glop import GlopBackend
+
+        return GlopBackend(self._oracle.polyhedron().relaxed()).solve(costs, self._oracle._seconds, 0.0)
+
+
+def _limits(name: str, value: Any, m: int) -> Array:
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim == 0:
+        array = np.full(m, array)
+    if array.shape != (m,) or np.isnan(array).any():
+        raise ValueError(f"Expected `{name}` of shape [{m}] without NaN, got shape {list(array.shape)}.")
+    return array.copy()
