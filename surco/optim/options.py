@@ -43,9 +43,9 @@ class Projection(StrEnum):
 class Refresh(StrEnum):
     """How a new basis is found."""
 
-    AUTO = "auto"  # Gram for tall gradients and cold starts, warm power iteration for squarish ones
+    AUTO = "auto"  # Gram for tall or small gradients, filtered iteration for large squarish ones
     GRAM = "gram"  # eigenvectors of the small Gram matrix: exact
-    POWER = "power"  # orthogonal iteration from the old basis
+    POWER = "power"  # filtered orthogonal iteration from the old basis
     SVD = "svd"  # torch.linalg.svd, the slow judge
     RANDOM = "random"  # an orthonormal random basis, for ablations
 

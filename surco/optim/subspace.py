@@ -3,12 +3,14 @@
 The gradient is seen as G [N, n], its columns (the side to project) n wide. A basis P [n, r] has orthonormal columns;
 the captured energy is ||G P||_F^2 / ||G||_F^2, at best the sum of the r largest eigenvalues of G'G over its trace.
 
-Three ways, each right somewhere: the Gram matrix (exact, and the fastest for tall G), orthogonal iteration from the
-old basis (squarish G, where the eigendecomposition of an n x n matrix is what costs), and the SVD as the judge.
+Three ways, each right somewhere: the Gram matrix (exact, and the fastest for tall G), filtered orthogonal iteration
+from the old basis (large squarish G, where the eigendecomposition of an n x n matrix is what costs), and the SVD as
+the judge.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +18,8 @@ from torch import Tensor
 
 from surco.optim.dither import random_signs
 
-GRAM_COLUMNS = 192  # up to here the eigendecomposition is cheap enough to be exact every time
-GRAM_ASPECT = 16  # G taller than this many times its width: reading G dominates, the eigendecomposition is free
-COLD_GRAM_COLUMNS = 2048  # up to here a first basis is exact; above, iteration from a random start
+GRAM_COLUMNS = 512  # up to here the eigendecomposition is cheap enough to be exact every time
+GRAM_ASPECT = 64  # G taller than this many times its width: reading G dominates, the eigendecomposition is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,52 +97,80 @@ def random_subspace(matrix: Tensor, rank: int, *, seed: int) -> Subspace | None:
 
 
 def power_subspace(
-    matrix: Tensor,
-    start: Tensor,
-    *,
-    tolerance: float = 2e-4,
-    max_iterations: int = 8,
+    matrix: Tensor, rank: int, start: Tensor | None, *, seed: int = 0, tolerance: float = 2e-3, max_rounds: int = 6
 ) -> Subspace | None:
-    """Orthogonal iteration P <- orth(G' G P) from ``start`` [n, r] until the captured energy stands still.
+    """Orthogonal iteration on G'G, filtered by Chebyshev polynomials, from an old basis or from a random sketch.
 
-    The energy of an iterate is the squared norm of G P, which the optimizer needs anyway, so the stopping rule is
-    free. The gains of orthogonal iteration shrink by a steady ratio; the rest of that geometric series is what is
-    still missing, and the iteration stops when it is below ``tolerance`` of the energy.
+    A round applies to the block B [n, r + p] the polynomial of G'G that grows fastest above the smallest Ritz value,
+    then orthonormalizes and takes Ritz vectors. A plain power step would need hundreds of rounds on a flat spectrum;
+    the filter gains a square root. Ritz pairs far above the cut converge by themselves and would drown the rest
+    in float32: they are held out of the filter. The p extra columns start as a sketch of G, so that a direction that
+    is orthogonal to the old basis is not overlooked.
+
+    Args:
+        matrix: G, [N, n].
+        rank: columns of the basis.
+        start: old basis [n, r], or None.
+        seed: of the sketch.
+        tolerance: stop when a round adds less than this share of the energy; the rest is a small part of it.
+        max_rounds: at most so many.
 
     Returns:
-        None where G is zero, not finite, or where the energy falls (lost orthogonality): the caller decides.
+        None where G is zero or not finite.
+
+    Source: Zhou and Saad, block Chebyshev-Davidson (2007); for the sketch Halko, Martinsson, Tropp (arXiv 0909.4061).
     """
     matrix = matrix.to(torch.float32)
-    projected = matrix @ start
-    total, energy = _energies(matrix, projected)
+    total = float(torch.linalg.vector_norm(matrix)) ** 2
     if not 0.0 < total < float("inf"):
         return None
-    basis, last_gain = start, float("inf")
-    for _ in range(max_iterations):
-        basis = orthonormalize(matrix.T @ projected)
-        projected = matrix @ basis
-        new_energy = float(torch.linalg.vector_norm(projected)) ** 2
-        gain, energy = new_energy - energy, new_energy
-        if not gain > -1e-5 * new_energy:
-            return None
-        ratio = min(max(gain, 0.0) / last_gain, 0.9) if last_gain > 0 else 0.0
-        # The first gain has no predecessor: assume that half as much again is missing.
-        missing = gain * (ratio / (1.0 - ratio) if last_gain < float("inf") else 1.0)
-        if missing <= tolerance * new_energy:
+    width = min(rank + max(8, rank // 8), *matrix.shape)
+    missing = width if start is None else width - start.shape[1]
+    block = matrix.T @ random_signs(matrix.shape[0], max(missing, 1), seed=seed, device=matrix.device)
+    block = orthonormalize(block if start is None else torch.cat([start, block], dim=1)[:, :width])
+    projected = matrix @ block
+    ritz = projected.square().sum(dim=0).sort(descending=True).values
+    energy = 0.0
+    for _ in range(max_rounds):
+        block = orthonormalize(_filtered(matrix, block, projected, ritz.tolist(), rank))
+        projected = matrix @ block
+        values, vectors = torch.linalg.eigh((projected.T @ projected).to(torch.float64))
+        turn = vectors.flip(1).to(torch.float32)
+        ritz = values.flip(0).clamp_min(0.0)
+        block, projected = block @ turn, projected @ turn
+        last, energy = energy, float(ritz[:rank].sum())
+        if energy - last <= tolerance * energy:
             break
-        last_gain = gain
-    return _measured(matrix, basis, projected, total=total)
+    top = float(ritz[0])
+    return Subspace(block[:, :rank].contiguous(), energy / total, total / top if top > 0 else float("inf"))
 
 
-def _energies(matrix: Tensor, projected: Tensor) -> tuple[float, float]:
-    norms = torch.stack([torch.linalg.vector_norm(matrix), torch.linalg.vector_norm(projected)]).tolist()
-    return norms[0] ** 2, norms[1] ** 2
+_HEAD_RATIO = 4.0  # Ritz values this many times above the cut converge without the filter
+_SPREAD = 2e4  # growth of the filter over the filtered columns: float32 keeps the smallest of them
+_MAX_DEGREE = 10
 
 
-def _measured(matrix: Tensor, basis: Tensor, projected: Tensor, *, total: float | None = None) -> Subspace | None:
-    """The subspace with its figures: sigma_1^2 from below by the longest column of G P (Ritz)."""
-    if total is None:
-        total = float(torch.linalg.vector_norm(matrix)) ** 2
+def _filtered(matrix: Tensor, block: Tensor, projected: Tensor, ritz: list[float], rank: int) -> Tensor:
+    """One application of the filter to ``block`` [n, w], whose Ritz values fall; ``projected`` is G ``block``."""
+    image = matrix.T @ projected  # G'G B
+    cut = ritz[min(rank, len(ritz) - 1)]
+    if cut <= 1e-6 * ritz[0]:
+        return image  # fewer directions than columns: a power step finds them all
+    head = sum(value > _HEAD_RATIO * cut for value in ritz)
+    growth = math.acosh(max(2.0 * ritz[head] / cut - 1.0, 1.0 + 1e-6))
+    degree = min(max(int(math.log(2.0 * _SPREAD) / growth), 1), _MAX_DEGREE)
+    held, previous = block[:, :head], block[:, head:]
+    current = image[:, head:] * (2.0 / cut) - previous
+    for _ in range(degree - 1):
+        applied = matrix.T @ (matrix @ current)
+        applied -= held @ (held.T @ applied)
+        current, previous = applied.mul_(4.0 / cut).sub_(current, alpha=2.0).sub_(previous), current
+    return torch.cat([image[:, :head], current], dim=1)
+
+
+def _measured(matrix: Tensor, basis: Tensor, projected: Tensor) -> Subspace | None:
+    """The subspace with its figures: sigma_1^2 from below by the longest column of G P."""
+    total = float(torch.linalg.vector_norm(matrix)) ** 2
     if not 0.0 < total < float("inf"):
         return None
     columns = projected.square().sum(dim=0)
@@ -188,15 +217,10 @@ def find_subspace(
     if how == "random":
         return random_subspace(matrix, rank, seed=seed)
     short, long = sorted(matrix.shape)
-    is_cheap = short <= GRAM_COLUMNS or long >= GRAM_ASPECT * short or rank * 3 > short
-    if how == "gram" or (how == "auto" and is_cheap):
+    is_exact_cheap = short <= GRAM_COLUMNS or long >= GRAM_ASPECT * short or rank * 3 > short
+    if how == "gram" or (how == "auto" and is_exact_cheap):
         return gram_subspace(matrix, rank)
-    if old is None and short <= COLD_GRAM_COLUMNS:
-        return gram_subspace(matrix, rank)
-    if old is None:
-        start = orthonormalize(random_signs(matrix.shape[1], rank, seed=seed, device=matrix.device))
-        return power_subspace(matrix, start, max_iterations=24)
-    return power_subspace(matrix, old)
+    return power_subspace(matrix, rank, old, seed=seed)
 
 
 def align_signs(basis: Tensor, old: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def test_second_moment_reaches_its_mean():
     """The exponential mean of a constant square: rounding to nearest stops at a few percent of it."""
     goal = torch.tensor([[1.0, 0.25, 4.0]])
     codes = pack_rows(torch.zeros(1, 3), torch.zeros(1, 3), 1, 0)
-    for step in range(1, 6001):
+    for step in range(1, 4001):
         m, v = unpack_rows(*codes)
         codes = pack_rows(m, 0.999 * v + 0.001 * goal, 1, step)
     assert unpack_rows(*codes)[1] == pytest.approx(goal, rel=0.15)
@@ -63,12 +63,12 @@ def test_eight_bit_training_follows_float32():
         generator = torch.Generator().manual_seed(1)
         goal = torch.randn(64, 8, generator=generator) @ torch.randn(8, 32, generator=generator)
         weight = torch.nn.Parameter(torch.zeros(64, 32))
-        optimizer = GaLore([weight], lr=0.02, rank=8, scale=1.0, update_gap=20, inner=inner)
+        optimizer = GaLore([weight], lr=0.1, rank=8, scale=1.0, update_gap=20, inner=inner)
         for _ in range(300):
             weight.grad = weight.detach() - goal + 0.5 * torch.randn(64, 32, generator=generator)
             optimizer.step()
         ends[inner] = float((weight.detach() - goal).square().mean() / goal.square().mean())
-    assert ends["adamw"] < 0.2
+    assert ends["adamw"] < 0.1
     assert ends["adamw8bit"] < 1.1 * ends["adamw"]
 
 

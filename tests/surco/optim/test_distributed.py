@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -58,6 +59,7 @@ def replica_worker(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_replicas_and_shards():
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(replica_worker, args=(folder,), nprocs=2, join=True, start_method="spawn")

@@ -48,9 +48,9 @@ def test_power_on_pure_noise_from_an_unrelated_start():
     generator = torch.Generator().manual_seed(2)
     matrix = torch.randn(300, 256, generator=generator)
     start = torch.linalg.qr(torch.randn(256, 32, generator=generator))[0]
-    found = power_subspace(matrix, start, max_iterations=24)
+    found = power_subspace(matrix, 32, start)
     assert found is not None
-    assert energy_ratio(matrix, found.basis) >= 0.97
+    assert energy_ratio(matrix, found.basis) >= 0.999
 
 
 def test_real_training_gradients():
