@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 from collections.abc import Hashable, Mapping
@@ -11,7 +10,6 @@ from typing import Any
 import networkx as nx
 
 from problems.paths.hull import Query
-from problems.paths.network import RouteNetwork
 from surco.errors import InvalidInputError
 
 KEYS = ("nodes", "edges", "source", "target", "deadline")
@@ -23,19 +21,19 @@ _KINDS: dict[tuple[bool, bool], type[nx.Graph]] = {
 }
 
 
-def write(graph: nx.Graph, network: RouteNetwork, query: Query) -> dict[str, Any]:
-    """Write the whole problem out.
+def write(graph: nx.Graph, query: Query) -> dict[str, Any]:
+    """Write the whole problem out, but for the deadline.
 
     Numbers, strings and (nested) tuples of them stay node names; other names are replaced by their text, or all names
     by their positions where two texts are the same. A node attribute ``pos``, a pair of numbers, is kept for drawing.
 
     Args:
         graph: the graph, for its kind and positions.
-        network: its arrays.
-        query: ends and deadline.
+        query: its arrays and the ends.
     """
+    network = query.network
     names = [_plain(node) for node in network.nodes]
-    if len({json.dumps(name) for name in names}) < len(names):
+    if len({repr(name) for name in names}) < len(names):
         names = list(range(len(names)))
     spec: dict[str, Any] = {
         "domain": "paths",
@@ -55,7 +53,6 @@ def write(graph: nx.Graph, network: RouteNetwork, query: Query) -> dict[str, Any
         ],
         "source": names[query.source],
         "target": names[query.target],
-        "deadline": query.deadline,
     }
     positions = nx.get_node_attributes(graph, "pos")
     if len(positions) == len(names):

@@ -131,19 +131,18 @@ class Supported:
     slopes: list[Slope] = field(default_factory=list)
 
 
-def search_hull(query: Query, *, start: Route | None = None, seconds: float | None = None) -> Supported:
+def search_hull(query: Query, *, seconds: float | None = None) -> Supported:
     """Best supported route and its bound; exact where some route is on time in the mean.
 
     Args:
         query: network, ends, deadline.
-        start: a route that may prune.
         seconds: wall seconds after which the search stops with the bound that it has.
     """
     stop = math.inf if seconds is None else time.perf_counter() + seconds
     fastest = query.route_of(query.mean_tree)
     if fastest.mean <= query.deadline:
-        return _on_time(query, fastest, start, stop)
-    return _late(query, fastest, start, stop)
+        return _on_time(query, fastest, stop)
+    return _late(query, fastest, stop)
 
 
 # ------------------------------------------------------------------ some route is on time
@@ -151,10 +150,10 @@ def search_hull(query: Query, *, start: Route | None = None, seconds: float | No
 Line = tuple[float, float, float]  # (p, q, r): every route has p * mean + q * variance >= r
 
 
-def _on_time(query: Query, fastest: Route, start: Route | None, stop: float) -> Supported:
+def _on_time(query: Query, fastest: Route, stop: float) -> Supported:
     network, deadline = query.network, query.deadline
     steadiest = query.route_of(query.variance_tree)
-    found = Supported(_better(_better(fastest, steadiest), start), -math.inf)
+    found = Supported(_better(fastest, steadiest), -math.inf)
     closed = math.inf  # least bound of a triangle that was closed
     heap: list[tuple[float, int, Route, Route, Line, Line]] = []
 
@@ -200,15 +199,15 @@ def _corner(left: Route, right: Route, left_line: Line, right_line: Line) -> tup
 # ------------------------------------------------------------------ every route is late
 
 
-def _late(query: Query, fastest: Route, start: Route | None, stop: float) -> Supported:
+def _late(query: Query, fastest: Route, stop: float) -> Supported:
     window = variance_range(query)
-    best = _better(fastest, start)
-    found = Supported(best, (fastest.mean - query.deadline) / math.sqrt(window[1]))
+    found = Supported(fastest, (fastest.mean - query.deadline) / math.sqrt(window[1]))
+    found.is_optimal = query.is_closed(found.bound, fastest.value)
     other: Route | None = None
-    while not found.is_optimal and other is None and time.perf_counter() < stop:
+    while not found.is_optimal and other is None:
         # The tangent at the best route so far.
         route = _cut(query, found, found.best.value / (2.0 * math.sqrt(found.best.variance)), window)
-        if found.best is not route:
+        if found.best is not route or time.perf_counter() > stop:
             other = route
     if other is not None and not found.is_optimal:
         _raise_bound(query, found, other, window, stop)
@@ -279,5 +278,5 @@ def variance_range(query: Query) -> tuple[float, float]:
     return low, max(low, float(entered[np.isfinite(query.variance_tree.cost)].sum()))
 
 
-def _better(first: Route, second: Route | None) -> Route:
-    return first if second is None or first.value <= second.value else second
+def _better(first: Route, second: Route) -> Route:
+    return first if first.value <= second.value else second

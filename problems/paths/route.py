@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 from problems.paths import graph_spec
 from problems.paths.feasibility import RouteRules
 from problems.paths.hull import Query, Supported, search_hull
-from problems.paths.labels import close_gap
+from problems.paths.labels import LABEL_LIMIT, close_gap
 from problems.paths.moves import detours
 from problems.paths.network import RouteNetwork, unreachable
 from solvers.oracle import Array
@@ -28,6 +27,8 @@ from surco.errors import InvalidInputError
 from surco.protocols import Exact
 
 HEURISTIC_DEVIATIONS = 0.5
+HULL_SECONDS = 2.0  # a few trees take this long on a million edges only
+LABEL_LIMIT_WITHOUT_CLOCK = 100_000
 
 
 class OnTimeRoute:
@@ -101,6 +102,8 @@ class OnTimeRoute:
         self.source, self.target = source, target
         self.id = id
         self._spec = spec
+        self._graph_spec: dict[str, Any] = {}  # filled once, for all deadlines
+        self._supported: Supported | None = None  # parametric search, kept: bound, heuristic and exact method share it
         self.query = Query(network, start, end, _checked_deadline(deadline), mean_tree, variance_tree)
         self.oracle = shortest_path(graph, source, target)
         if self.oracle.edges != network.edges:
@@ -124,16 +127,17 @@ class OnTimeRoute:
         """The same network, ends and trees under another deadline, in no time; the rest as for a new problem."""
         other = copy.copy(self)
         other.query = dataclasses.replace(self.query, deadline=_checked_deadline(deadline))
-        other.id, other._spec = id, spec
-        other.__dict__.pop("spec", None)  # a cached one is of the old deadline
+        other.id, other._spec, other._supported = id, spec, None
         return other
 
-    @functools.cached_property
+    @property
     def spec(self) -> Mapping[str, Any]:
         """JSON object that rebuilds the problem, see :func:`problems.paths.DOMAIN.from_spec`."""
         if self._spec is not None:
             return self._spec
-        return graph_spec.write(self.graph, self.network, self.query)
+        if not self._graph_spec:
+            self._graph_spec.update(graph_spec.write(self.graph, self.query))
+        return {**self._graph_spec, "deadline": self.deadline}
 
     # ------------------------------------------------------------------ objective and rules
 
@@ -148,13 +152,8 @@ class OnTimeRoute:
         return to_torch(self.rules.violation(to_numpy(x)), like=x)
 
     def initial_costs(self) -> Tensor:
-        """Gradient of f at the path of least expected time, over its positive factor; [n], >= 0.
-
-        mean + (T - m) / (2 v) * variance: the tighter the deadline, the less variance costs.
-        """
-        fastest = self.query.route_of(self.query.mean_tree)
-        slope = (self.deadline - fastest.mean) / (2.0 * fastest.variance)
-        return to_torch(np.maximum(self.network.mean + slope * self.network.variance, 0.0))
+        """The means, [n]: what a route planner without variances minimizes."""
+        return self.weights[0].clone()
 
     def aggregates(self) -> Tensor:
         """W = [mean; variance], [2, n]: f depends on x through W x alone."""
@@ -172,22 +171,35 @@ class OnTimeRoute:
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
         """Best path with its proof, or the best known with a valid bound after ``seconds``.
 
-        ``work`` counts shortest-path trees and labels. Up to 10^6 labels are made, whatever ``seconds`` allows.
+        Without ``seconds`` the search stops at a fixed number of labels, so that it does not depend on the clock.
+        ``work`` counts shortest-path trees and labels.
         """
-        first = None
-        if start is not None and float(self.violation(start)) == 0.0:
-            first = self.query.route(self._columns(start))
-        found = search_hull(self.query, start=first, seconds=seconds)
+        found, is_late = self._supported, self.deadline < self.least_expected_time
+        if found is None or not (found.is_optimal or is_late):
+            found = search_hull(self.query, seconds=seconds)
         labels = 0
-        if not found.is_optimal and self.deadline < self.least_expected_time:
-            labels = close_gap(self.query, found, seconds=seconds)
+        if is_late and not found.is_optimal:
+            found = dataclasses.replace(found, slopes=list(found.slopes))  # the cached one stays as it is
+            if start is not None and float(self.violation(start)) == 0.0:
+                found.best = min(found.best, self.query.route(self._columns(start)), key=lambda route: route.value)
+            limit = LABEL_LIMIT if seconds is not None else LABEL_LIMIT_WITHOUT_CLOCK
+            labels = close_gap(self.query, found, seconds=seconds, label_limit=limit)
         x = self._vector(found.best.columns)
         return Exact(x, self._bound(found, x), found.is_optimal, found.trees + labels)
 
     def lower_bound(self) -> float:
         """Bound on f by parametric shortest paths: a few trees, mostly tight (see :mod:`problems.paths.hull`)."""
-        found = search_hull(self.query)
+        if self._supported is None:
+            self._supported = search_hull(self.query, seconds=HULL_SECONDS)
+        found = self._supported
         return self._bound(found, self._vector(found.best.columns))
+
+    @property
+    def exact_is_fast(self) -> bool:
+        """Whether parametric search alone proves the optimum: then ``exact`` costs a few shortest-path trees."""
+        self.lower_bound()
+        assert self._supported is not None
+        return self._supported.is_optimal
 
     def _bound(self, found: Supported, x: Tensor) -> float:
         # A proof up to rounding bounds f by the value of the proven path, last digits included.
@@ -203,7 +215,7 @@ class OnTimeRoute:
         return {
             "least_expected_time": self._vector(network.follow(query.mean_tree, query.source)),
             "mean_plus_half_sd": to_torch(self.oracle.solve(risk_averse[None]).x[0]),
-            "hull_search": self._vector(search_hull(query).best.columns),
+            "hull_search": self._vector((self._supported or search_hull(query, seconds=HULL_SECONDS)).best.columns),
         }
 
     def moves(self, x: Tensor, *, count: int, generator: torch.Generator) -> Tensor:
