@@ -40,9 +40,7 @@ def round_rows(rows: Array, rhs: Array, divisors: Array) -> Rounded:
     fraction = np.maximum(a - whole, 0.0)
     share = np.minimum(fraction / np.where(is_whole, 1.0, np.maximum(f, 1e-7))[:, None], 1.0)
     share[fraction <= _EPS] = 0.0
-    return Rounded(
-        np.where(is_whole[:, None], a, whole + share), np.where(is_whole, b, np.ceil(b - 1e-7))
-    )
+    return Rounded(np.where(is_whole[:, None], a, whole + share), np.where(is_whole, b, np.ceil(b - 1e-7)))
 
 
 def strengthen(row: Array, rhs: float, x: Array, *, most_divisors: int = 40) -> tuple[Array, float]:
@@ -147,7 +145,9 @@ def cutset_pool(network: Network, *, largest: int = 5, most: int = 4000, most_ro
     for i in np.flatnonzero(count > 1):
         values = np.unique(total[i][total[i] > 0.0])
         values = values[np.linspace(0, len(values) - 1, min(3, len(values))).astype(int)]
-        rounded = round_rows(np.broadcast_to(total[i], (len(values), network.n)), np.full(len(values), total_rhs[i]), values)
+        rounded = round_rows(
+            np.broadcast_to(total[i], (len(values), network.n)), np.full(len(values), total_rhs[i]), values
+        )
         parts_rows.append(rounded.rows)
         parts_rhs.append(rounded.rhs)
         parts_set.append(np.full(len(values), i))

@@ -27,6 +27,12 @@ class LinearProgram(Protocol):
         """Append columns; ``entries`` holds (row numbers, values) of each."""
         ...
 
+    def add_packed_columns(
+        self, cost: Array, lower: Array, upper: Array, starts: Array, index: Array, value: Array
+    ) -> None:
+        """Append columns given column by column: the entries of column j begin at ``starts[j]``."""
+        ...
+
     def change_rows(self, rows: Array, lower: Array, upper: Array) -> None:
         """New bounds of some rows."""
         ...
@@ -69,12 +75,18 @@ class HighsProgram:
     def add_rows(self, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
         self._use(primal=False)
         starts, index, value = _pack(entries)
-        self._highs.addRows(len(lower), np.asarray(lower, float), np.asarray(upper, float), len(index), starts, index, value)
+        self._highs.addRows(
+            len(lower), np.asarray(lower, float), np.asarray(upper, float), len(index), starts, index, value
+        )
 
     def add_columns(self, cost: Array, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
-        starts, index, value = _pack(entries)
-        bounds = np.asarray(lower, float), np.asarray(upper, float)
-        self._highs.addCols(len(cost), np.asarray(cost, float), *bounds, len(index), starts, index, value)
+        self.add_packed_columns(cost, lower, upper, *_pack(entries))
+
+    def add_packed_columns(
+        self, cost: Array, lower: Array, upper: Array, starts: Array, index: Array, value: Array
+    ) -> None:
+        bounds = np.asarray(cost, float), np.asarray(lower, float), np.asarray(upper, float)
+        self._highs.addCols(len(cost), *bounds, len(index), starts.astype(np.int32), index.astype(np.int32), value)
         self._use(primal=True)  # the basis stays primal feasible
 
     def _use(self, *, primal: bool) -> None:
@@ -89,7 +101,9 @@ class HighsProgram:
             change(i, low, high)
 
     def change_columns(self, columns: Array, lower: Array, upper: Array) -> None:
-        self._highs.changeColsBounds(len(columns), columns.astype(np.int32), np.asarray(lower, float), np.asarray(upper, float))
+        self._highs.changeColsBounds(
+            len(columns), columns.astype(np.int32), np.asarray(lower, float), np.asarray(upper, float)
+        )
 
     def delete_rows(self, rows: Array) -> None:
         self._highs.deleteRows(len(rows), np.sort(rows).astype(np.int32))
@@ -102,10 +116,16 @@ class HighsProgram:
             self._highs.run()
             status = self._highs.getModelStatus()
             if status != self._core.HighsModelStatus.kOptimal:
-                raise ArithmeticError(f"Expected an optimal LP, HiGHS says {self._highs.modelStatusToString(status)!r}.")
+                raise ArithmeticError(
+                    f"Expected an optimal LP, HiGHS says {self._highs.modelStatusToString(status)!r}."
+                )
         solution = self._highs.getSolution()
         value = self._highs.getInfo().objective_function_value
-        return float(value), np.asarray(solution.col_value, dtype=np.float64), np.asarray(solution.row_dual, dtype=np.float64)
+        return (
+            float(value),
+            np.asarray(solution.col_value, dtype=np.float64),
+            np.asarray(solution.row_dual, dtype=np.float64),
+        )
 
 
 class GlopProgram:
@@ -134,6 +154,13 @@ class GlopProgram:
             for i, v in zip(index, value, strict=True):
                 self._rows[int(i)].SetCoefficient(column, float(v))
             self._columns.append(column)
+
+    def add_packed_columns(
+        self, cost: Array, lower: Array, upper: Array, starts: Array, index: Array, value: Array
+    ) -> None:
+        stops = np.append(starts[1:], len(index))
+        entries = [(index[a:b], value[a:b]) for a, b in zip(starts, stops, strict=True)]
+        self.add_columns(cost, lower, upper, entries)
 
     def change_rows(self, rows: Array, lower: Array, upper: Array) -> None:
         for i, low, high in zip(rows.tolist(), lower.tolist(), upper.tolist(), strict=True):
@@ -165,7 +192,16 @@ def highs_core() -> Any | None:
         from scipy.optimize._highspy import _core
     except ImportError:
         return None
-    needed = ("addRows", "addCols", "changeRowBounds", "changeColsBounds", "deleteRows", "run", "getSolution", "clearSolver")
+    needed = (
+        "addRows",
+        "addCols",
+        "changeRowBounds",
+        "changeColsBounds",
+        "deleteRows",
+        "run",
+        "getSolution",
+        "clearSolver",
+    )
     return _core if all(hasattr(getattr(_core, "_Highs", None), name) for name in needed) else None
 
 

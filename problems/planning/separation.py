@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from problems.planning.bridges import project_over_bridges
 from problems.planning.linear_program import linear_program
 from problems.planning.network import Array, Network, Scenario
 from problems.planning.routing import distances
 
 _INF = float("inf")
+_PRICE_TOLERANCE = 1e-6  # of reduced costs; prices average 1
+_MOST_PRICINGS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,38 @@ class Answer:
     extra: Array
 
 
+class PathPool:
+    """Paths found in any scenario, offered to every new one: [P, 2] end nodes and padded arcs [P, longest]."""
+
+    def __init__(self, n_nodes: int) -> None:
+        self._width = n_nodes
+        self._seen: set[bytes] = set()
+        self._ends: list[NDArray[np.int64]] = []
+        self._arcs: list[NDArray[np.int32]] = []
+
+    def add(self, ends: NDArray[np.int64], arcs: NDArray[np.int32]) -> None:
+        """Remember paths; ``arcs`` [P, depth] is padded with -1. Known ones are skipped."""
+        wide = np.full((len(arcs), self._width), -1, dtype=np.int32)
+        wide[:, : arcs.shape[1]] = arcs
+        fresh = []
+        for i, row in enumerate(wide):
+            key = row.tobytes()
+            if key not in self._seen:
+                self._seen.add(key)
+                fresh.append(i)
+        if fresh:
+            self._ends.append(ends[fresh])
+            self._arcs.append(wide[fresh])
+
+    def all(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """All paths: end nodes [P, 2], arcs [P, longest] padded with -1."""
+        if not self._arcs:
+            return np.zeros((0, 2), np.int64), np.zeros((0, 1), np.int32)
+        self._ends, self._arcs = [np.concatenate(self._ends)], [np.concatenate(self._arcs)]
+        used = int((self._arcs[0] >= 0).sum(axis=1).max())
+        return self._ends[0], self._arcs[0][:, :used]
+
+
 class ScenarioProgram:
     """The path LP of one scenario, kept warm.
 
@@ -51,25 +86,19 @@ class ScenarioProgram:
         network: compiled instance.
         scenario: one of its scenarios.
         price: [e] > 0, w: price of a Gbps on each edge.
-        paths: pool of paths shared by all scenarios: (source, target) -> tuples of arcs; arc a is edge a forward,
-            e + a backward.
+        pool: paths shared by all scenarios; arc a is edge a forward, e + a backward.
         backend: of ``linear_program``.
     """
 
     def __init__(
-        self,
-        network: Network,
-        scenario: Scenario,
-        price: Array,
-        paths: dict[tuple[int, int], set[tuple[int, ...]]],
-        backend: str = "auto",
+        self, network: Network, scenario: Scenario, price: Array, pool: PathPool, backend: str = "auto"
     ) -> None:
-        self._network, self._scenario, self._paths = network, scenario, paths
+        self._network, self._scenario, self._pool = network, scenario, pool
         self._is_symmetric = network.is_symmetric
-        n_edges = len(network.edges)
-        self._n_edges = n_edges
+        n_edges = self._n_edges = len(network.edges)
         self._is_up = np.bincount(network.link_edge, scenario.alive, n_edges) > 0
-        demand = np.triu(scenario.demand) if self._is_symmetric else scenario.demand
+        demand = project_over_bridges(scenario.demand, network.edges, self._is_up)
+        demand = np.triu(demand) if self._is_symmetric else demand
         self._pairs = np.argwhere(demand > 0.0)
         self._demand = demand[self._pairs[:, 0], self._pairs[:, 1]]
         self._scale = float(np.mean(self._demand)) if len(self._demand) else 1.0
@@ -79,22 +108,18 @@ class ScenarioProgram:
         n_pairs = len(self._pairs)
         self._capacity_rows = n_pairs + np.arange(n_rows)
         self._lp = linear_program(backend)
-        self._row_of = {(int(u), int(v)): i for i, (u, v) in enumerate(self._pairs)}
+        scaled = self._demand / self._scale
+        nothing = (np.zeros(0), np.zeros(0))
         self._lp.add_rows(
-            np.r_[self._demand / self._scale, np.full(n_rows, -_INF)],
-            np.r_[self._demand / self._scale, np.zeros(n_rows)],
-            [(np.zeros(0), np.zeros(0))] * (n_pairs + n_rows),
+            np.r_[scaled, np.full(n_rows, -_INF)], np.r_[scaled, np.zeros(n_rows)], [nothing] * (n_pairs + n_rows)
         )
         copies = 1 if self._is_symmetric else 2
         slack = [(n_pairs + e + n_edges * np.arange(copies), np.full(copies, -1.0)) for e in range(n_edges)]
         self._lp.add_columns(price, np.zeros(n_edges), np.where(self._is_up, _INF, 0.0), slack)
-        self._known: set[tuple[int, ...]] = set()
-        self._n_columns = n_edges
         self.n_solves = 0
-        ones = np.where(self._is_up, 1.0, _INF)
-        self._price_out(np.vstack([ones, ones]), np.full(n_pairs, _INF))
-        for pair in self._row_of:
-            self._add(pair, [p for p in paths.get(pair, ()) if self._is_up[np.array(p) % n_edges].all()])
+        self._take_pool()
+        usual = np.where(self._is_up, price, _INF)
+        self._price_out(np.vstack([usual, usual]), np.full(n_pairs, _INF))
 
     def separate(self, capacities: Array, *, share: float = 0.9) -> Answer:
         """Decide link ``capacities`` [m] (usable Gbps).
@@ -115,7 +140,7 @@ class ScenarioProgram:
         self._lp.change_rows(self._capacity_rows, np.full(len(limits), -_INF), limits)
         best: Answer | None = None
         tolerance = 1e-7 * float(self._demand.sum())
-        while True:
+        for _ in range(_MOST_PRICINGS):
             value, x, dual = self._lp.solve()
             self.n_solves += 1
             extra = np.maximum(x[:n_edges], 0.0) * self._scale
@@ -129,46 +154,55 @@ class ScenarioProgram:
             shortfall = rhs - float(lengths.sum(axis=0) @ capacity)
             if best is None or shortfall > best.shortfall:
                 best = Answer(False, lengths, rhs, shortfall, extra)
-            if not added or best.shortfall >= share * value * self._scale:
-                if best.shortfall <= tolerance * float(pi.max(initial=0.0)):
+            is_proven = best.shortfall > tolerance * float(pi.max(initial=0.0))
+            if not added or (is_proven and best.shortfall >= share * value * self._scale):
+                if not is_proven:
                     return Answer(True, None, 0.0, 0.0, extra)  # nothing provable is missing: within tolerance
                 return Answer(False, best.lengths, best.rhs, best.shortfall, extra)
+        raise ArithmeticError(f"Separation of {self._scenario.name!r} did not settle in {_MOST_PRICINGS} pricings.")
 
     def _price_out(self, lengths: Array, dual: Array) -> tuple[int, Array]:
         """Add every demand's shortest path that beats its dual; returns how many, and all distances [pairs]."""
         distance, previous = self._graph.trees(lengths, self._sources)
         mine = distance[self._source_row, self._pairs[:, 1]]
-        added = 0
-        better = np.flatnonzero(mine < dual - 1e-9 * (1.0 + np.abs(np.where(np.isfinite(dual), dual, 0.0))))
-        for i in better.tolist():
-            u, v = self._pairs[i].tolist()
-            path = self._graph.path(previous[self._source_row[i]], u, v)
-            added += self._add((u, v), [path])
-        return added, mine
+        finite = np.where(np.isfinite(dual), dual, 0.0)
+        better = np.flatnonzero(mine < dual - _PRICE_TOLERANCE * (1.0 + np.abs(finite)))
+        if len(better):
+            arcs = self._graph.paths(previous, self._source_row[better], self._pairs[better])
+            self._add(better, arcs)
+            self._pool.add(self._pairs[better], arcs)
+        return len(better), mine
 
-    def _add(self, pair: tuple[int, int], paths: list[tuple[int, ...]]) -> int:
-        fresh = [p for p in paths if p not in self._known]
-        if not fresh:
-            return 0
-        self._known.update(fresh)
-        self._paths.setdefault(pair, set()).update(fresh)
-        row, n_pairs = self._row_of[pair], len(self._pairs)
-        entries = []
-        for path in fresh:
-            arcs = np.array(path, dtype=np.int64)
-            arcs = arcs % self._n_edges if self._is_symmetric else arcs
-            entries.append((np.r_[row, n_pairs + arcs], np.ones(len(arcs) + 1)))
-        count = len(fresh)
-        self._lp.add_columns(np.zeros(count), np.zeros(count), np.full(count, _INF), entries)
-        self._n_columns += count
-        return count
+    def _take_pool(self) -> None:
+        ends, arcs = self._pool.all()
+        if not len(ends):
+            return
+        row_of = np.full((len(self._network.is_transit),) * 2, -1)
+        row_of[self._pairs[:, 0], self._pairs[:, 1]] = np.arange(len(self._pairs))
+        rows = row_of[ends[:, 0], ends[:, 1]]
+        up = np.append(np.r_[self._is_up, self._is_up], True)  # the last entry answers for the padding
+        usable = np.flatnonzero((rows >= 0) & up[arcs].all(axis=1))
+        if len(usable):
+            self._add(rows[usable], arcs[usable])
+
+    def _add(self, rows: NDArray[np.int64], arcs: NDArray[np.int32]) -> None:
+        """Append path columns: demand ``rows`` [P], ``arcs`` [P, depth] padded with -1."""
+        count, n_pairs = len(rows), len(self._pairs)
+        is_arc = arcs >= 0
+        index = np.where(is_arc, (arcs % self._n_edges if self._is_symmetric else arcs) + n_pairs, -1)
+        index = np.column_stack([rows, index])
+        used = index >= 0
+        starts = np.r_[0, np.cumsum(used.sum(axis=1))[:-1]]
+        flat = index[used]
+        zeros = np.zeros(count)
+        self._lp.add_packed_columns(zeros, zeros, np.full(count, _INF), starts, flat, np.ones(len(flat)))
 
 
 class _SearchGraph:
     """Shortest path trees over the edges that are up; a stub node is split, so that nothing passes through it."""
 
     def __init__(self, network: Network, is_up: NDArray[np.bool_]) -> None:
-        n_nodes, n_edges = len(network.is_transit), len(network.edges)
+        n_nodes = len(network.is_transit)
         stub = np.flatnonzero(~network.is_transit)
         leaves_from = np.arange(n_nodes)
         leaves_from[stub] = n_nodes + np.arange(len(stub))
@@ -176,31 +210,31 @@ class _SearchGraph:
         head = np.r_[network.edges[:, 1], network.edges[:, 0]]
         arcs = np.flatnonzero(np.r_[is_up, is_up])
         size = n_nodes + len(stub)
-        order = np.lexsort((head[arcs], tail[arcs]))
-        self._arcs = arcs[order]
+        self._arcs = arcs[np.lexsort((head[arcs], tail[arcs]))]
         starts = np.searchsorted(tail[self._arcs], np.arange(size + 1))
         self._matrix = sparse.csr_matrix((np.ones(len(arcs)), head[self._arcs], starts), shape=(size, size))
         self._leaves_from = leaves_from
-        self._arc = {(int(tail[a]), int(head[a])): int(a) for a in self._arcs}
-        self._n_edges = n_edges
+        self._arc = np.full((size, size), -1, dtype=np.int32)
+        self._arc[tail[self._arcs], head[self._arcs]] = self._arcs
 
     def trees(self, lengths: Array, sources: NDArray[np.int64]) -> tuple[Array, NDArray[np.int32]]:
         """Distances and predecessors from ``sources`` under lengths [2, e]."""
         self._matrix.data = np.maximum(lengths.reshape(-1)[self._arcs], 0.0) + 1e-13  # a stored 0 would be no arc
-        distance, previous = csgraph.dijkstra(
-            self._matrix, indices=self._leaves_from[sources], return_predecessors=True
-        )
-        return distance, previous
+        return csgraph.dijkstra(self._matrix, indices=self._leaves_from[sources], return_predecessors=True)
 
-    def path(self, previous: NDArray[np.int32], source: int, target: int) -> tuple[int, ...]:
-        """Arcs from source to target."""
-        start = int(self._leaves_from[source])
-        arcs, node = [], target
-        while node != start:
-            before = int(previous[node])
-            arcs.append(self._arc[before, node])
+    def paths(
+        self, previous: NDArray[np.int32], tree: NDArray[np.int64], pairs: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Arcs of the paths of ``pairs`` [P, 2], target first, [P, depth] padded with -1; ``tree`` [P] rows."""
+        start = self._leaves_from[pairs[:, 0]]
+        node = pairs[:, 1].copy()
+        steps = []
+        while (node != start).any():
+            moving = node != start
+            before = np.where(moving, previous[tree, node], node)
+            steps.append(np.where(moving, self._arc[before, node], -1))
             node = before
-        return tuple(reversed(arcs))
+        return np.array(steps, dtype=np.int32).T
 
 
 def exact_rhs(network: Network, scenario: Scenario, lengths: Array) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from problems.planning.network import Array, Network
-from problems.planning.separation import Answer, ScenarioProgram
+from problems.planning.separation import Answer, PathPool, ScenarioProgram
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Survival:
         self.network = network
         self.binding = binding_scenarios(network)
         self._backend = backend
-        self._paths: dict[tuple[int, int], set[tuple[int, ...]]] = {}
+        self._paths = PathPool(len(network.is_transit))
         self._programs: dict[int, ScenarioProgram] = {}
         self._order = self.binding.tolist()
         self._price = edge_prices(network)

@@ -75,7 +75,7 @@ def from_topology(
     allow_drawing_units: bool = False,
     name: str | None = None,
 ) -> PlanningInstance:
-    """Instance of a topohub network: one link, one fiber and one module size per edge, cost = km per unit.
+    """Instance of a topohub network: one link, one fiber and one module size per edge, cost = whole km per unit.
 
     Args:
         data: node-link dictionary.
@@ -108,7 +108,7 @@ def from_topology(
         matrix[row[u], row[v]] += value
     full = matrix + matrix.T if is_two_way else matrix
     ends = np.array([[row[e["source"]], row[e["target"]]] for e in data["edges"]], dtype=np.int64)
-    length = np.array([float(e["dist"]) for e in data["edges"]])
+    length = np.array([max(1.0, round(float(e["dist"]))) for e in data["edges"]])
     scale = mean_load_units * unit_gbps / shortest_path_loads(len(ids), ends, length, full).mean()
     labels = _labels(data)
     nodes = tuple(Node(labels[i], float(node["pos"][0]), float(node["pos"][1])) for i, node in enumerate(data["nodes"]))
@@ -132,7 +132,7 @@ def from_topology(
         on_disconnection=Disconnection.SKIP,
         is_geographic=not has_drawing_units(data),
         provenance=f"topohub; demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
-        f"{unit_gbps:g} Gbps per link direction; cost = km x units; every single link fails",
+        f"{unit_gbps:g} Gbps per link direction; cost = whole km x units; every single link fails",
     )
     return instance.with_failures(single_link_failures(instance))
 
