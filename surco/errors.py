@@ -40,3 +40,5 @@ class CutGradientError(InvalidInputError):
 
 class CheckFailed(SurcoError, AssertionError):  # noqa: N818 - reads as the finding it is
     """A user's oracle, problem or estimator breaks its contract; the message names the check and the remedy."""
+
+    check: str = ""  # name of the check that failed

@@ -56,7 +56,7 @@ class Tiny:
         return self.f(x)
 
     def violation(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.oracle.violation(x.detach().double().numpy())).to(x)
+        return torch.as_tensor(self.oracle.violation(x.detach().double().numpy())).to(x)
 
     def initial_costs(self) -> Tensor:
         return torch.linspace(0.5, 1.5, self.oracle.n, dtype=torch.float64)
