@@ -16,5 +16,5 @@ def to_numpy(tensor: Tensor) -> Array:
 
 def to_torch(array: object, *, like: Tensor | None = None) -> Tensor:
     """float64 CPU tensor of an array; on the device and in the dtype of ``like`` where given."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+    tensor = torch.from_numpy(np.asarray(array, dtype=np.float64, order="C"))
     return tensor if like is None else tensor.to(device=like.device, dtype=like.dtype)
