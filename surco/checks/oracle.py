@@ -35,17 +35,20 @@ def check_oracle(oracle: LinearOracle, *, seed: int = 0) -> Report:
 def random_costs(oracle: LinearOracle, rng: np.random.Generator, near: Array | None = None, rows: int = ROWS) -> Array:
     """[rows, n] costs in four kinds by turns.
 
-    ``near`` [n] (uniform costs in its absence) times random factors; that plus positive noise; that with its entries
-    shuffled; and normal noise of any sign, cut off at zero for an oracle that needs nonnegative costs.
+    ``near`` [n] times random factors; that plus positive noise; that with its entries shuffled; and normal noise of any
+    sign. Without ``near`` the first are uniform, and the second negative. All are cut off at zero for an oracle that
+    needs nonnegative costs.
     """
     n = oracle.n
     base = rng.uniform(0.1, 1.0, (rows, n)) if near is None else near * np.exp(0.5 * rng.standard_normal((rows, n)))
     scale = np.sqrt(np.mean(base**2)) or 1.0
     noise = scale * rng.standard_normal((rows, n))
-    base[1::4] += np.abs(noise[1::4])
+    base[1::4] = -base[1::4] if near is None else base[1::4] + np.abs(noise[1::4])
     base[2::4] = rng.permuted(base[2::4], axis=1)
     base[3::4] = noise[3::4]
-    return np.maximum(base, 0.0) if getattr(oracle, "needs_nonnegative_costs", False) else base
+    if getattr(oracle, "needs_nonnegative_costs", False):
+        return np.maximum(base, 0.0) if near is not None else np.abs(base)
+    return base
 
 
 def run_oracle_checks(
