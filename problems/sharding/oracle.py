@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from problems.sharding.placement_milp import PlacementMilp
 
 MEMORY_SLACK = 1e-9  # relative; byte counts are exact, the slack only forgives sums of floats given by users
-MAX_NODES = 400
+MAX_WORK = 20_000  # nodes times groups of the branch and bound of one row
 
 
 class PlacementOracle:
@@ -35,8 +35,10 @@ class PlacementOracle:
 
     1. the cheapest allowed device of each group; the answer if it is canonical and fits;
     2. the dynamic program of ``problems.sharding.growth``; the answer if it fits;
-    3. best-first branch and bound on overfull devices (a minimal set of groups that cannot be together: one must go);
-    4. after ``MAX_NODES`` nodes, a MILP with rows for memory and canonical order.
+    3. best-first branch and bound on overfull devices (a minimal set of groups that cannot be together: one must go),
+       up to ``MAX_WORK``;
+    4. prices on memory with repair (``problems.sharding.lagrange``); the answer if it is within ``gap`` of its bound;
+    5. a MILP with rows for memory and canonical order.
 
     Args:
         placement: groups and allowed devices.
@@ -44,7 +46,8 @@ class PlacementOracle:
         capacity: [D] bytes.
         classes: classes of alike devices whose symmetry is broken.
         order: [G] order of groups for the canonical labelling.
-        seconds: wall seconds allowed for step 4 of each row; the best plan of the search so far is returned beyond it.
+        gap: relative gap at which step 4 may stop with status ``FEASIBLE``; 0 asks for the proven optimum.
+        seconds: wall seconds allowed for step 5 of each row; beyond them the best plan known, ``FEASIBLE``.
     """
 
     def __init__(
@@ -55,13 +58,15 @@ class PlacementOracle:
         classes: Sequence[Index],
         order: Index,
         *,
-        seconds: float = 30.0,
+        gap: float = 1e-3,
+        seconds: float = 5.0,
     ) -> None:
         self.placement = placement
         self.memory = memory
         self.capacity = capacity
         self.classes = tuple(classes)
         self.order = order
+        self.gap = gap
         self.seconds = seconds
         self.tables = len(placement.group)
         self.devices = len(capacity)
@@ -94,8 +99,15 @@ class PlacementOracle:
                 message[b] = "a group of tables fits on no allowed device"
         bound = np.where(np.isfinite(value), value, -np.inf)
         has_row = finite & np.isfinite(value)
+        hard: list[int] = []
         for b in np.flatnonzero(has_row & ~self.fits(choice)):
-            choice[b], bound[b], status[b], message[b] = self._search(grouped[b], choice[b], value[b])
+            found = self._search(grouped[b], choice[b], value[b])
+            if found is None:
+                hard.append(int(b))
+            else:
+                choice[b], bound[b], status[b], message[b] = found
+        if hard:
+            self._price(hard, grouped, choice, bound, status, message)
         x = self.design(choice)
         objective = np.einsum("bn,bn->b", tables.reshape(batch, -1), x)
         is_done = np.array([s is Status.OPTIMAL for s in status])
@@ -172,8 +184,8 @@ class PlacementOracle:
             choice[redo], value[redo] = self._growth.solve(costs[redo])
         return choice, value
 
-    def _search(self, costs: Array, choice: Index, value: float) -> tuple[Index, float, Status, str]:
-        """Branch and bound for one row; ``choice`` and ``value`` solve the relaxation at the root."""
+    def _search(self, costs: Array, choice: Index, value: float) -> tuple[Index, float, Status, str] | None:
+        """Branch and bound for one row; ``choice`` and ``value`` solve the root's relaxation. None: too much work."""
         count = itertools.count()
         ban = np.zeros(costs.shape, dtype=bool)
         heap = [(value, next(count), choice, ban)]
@@ -184,8 +196,8 @@ class PlacementOracle:
             if over is None:
                 return choice, bound, Status.OPTIMAL, ""
             nodes += 1
-            if nodes > MAX_NODES:
-                return self._solve_milp(costs, choice, bound)
+            if nodes * len(choice) > MAX_WORK:
+                return None
             device, cover = over
             bans = np.repeat(ban[None], len(cover), axis=0)
             for j, g in enumerate(cover):
@@ -207,10 +219,40 @@ class PlacementOracle:
         size = int(np.searchsorted(np.cumsum(self.memory[groups]), self.limit[device], side="right")) + 1
         return device, groups[:size]
 
-    def _solve_milp(self, costs: Array, choice: Index, bound: float) -> tuple[Index, float, Status, str]:
+    def _price(
+        self,
+        rows: list[int],
+        costs: Array,
+        choice: Index,
+        bound: Array,
+        status: list[Status],
+        message: list[str],
+    ) -> None:
+        """Steps 4 and 5 for the given rows, written into the batch."""
+        from problems.sharding.lagrange import priced_placement
+
+        plans, values, bounds = priced_placement(self, costs[rows], gap=self.gap)
+        for b, plan, value, low in zip(rows, plans, values, bounds, strict=True):
+            choice[b], bound[b] = plan, low
+            if np.isfinite(value) and value - low <= self.gap * abs(value):
+                status[b], message[b] = Status.FEASIBLE, f"within a relative gap of {self.gap:g}"
+                continue
+            answer, milp_bound, said, text = self._solve_milp(costs[b])
+            bound[b] = max(low, milp_bound)
+            if answer is not None and (said is Status.OPTIMAL or self._value(costs[b], answer) <= value):
+                choice[b], status[b], message[b] = answer, said, text
+            elif np.isfinite(value):
+                status[b], message[b] = Status.FEASIBLE, f"repaired plan; the integer program: {text or said.value}"
+            else:
+                status[b], message[b] = said, text
+
+    @staticmethod
+    def _value(costs: Array, choice: Index) -> float:
+        return float(costs[np.arange(len(choice)), choice].sum())
+
+    def _solve_milp(self, costs: Array) -> tuple[Index | None, float, Status, str]:
         from problems.sharding.placement_milp import PlacementMilp
 
         if self._milp is None:
             self._milp = PlacementMilp(self)
-        answer, milp_bound, status, message = self._milp.solve(costs)
-        return (choice if answer is None else answer), max(bound, milp_bound), status, message
+        return self._milp.solve(costs)

@@ -1,0 +1,95 @@
+"""Valid lower bounds on the step time, from additive loads.
+
+Write a(g, d) for the load that group g has alone on device d in some phase, or summed over phases. A device's load is
+never less than the sum of its groups' single loads, so every bound on additive scheduling carries over through the
+monotone maps from loads to times and from times to the value.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.optimize import linprog
+
+from problems.sharding.costs import Combine
+from solvers.oracle import Array
+
+if TYPE_CHECKING:
+    from problems.sharding.problem import ShardingProblem
+
+MAX_LP_VARIABLES = 20_000
+
+
+def quick_bound(problem: ShardingProblem) -> float:
+    """Bound of one problem in ms; inf where a group fits on no device.
+
+    A sum over phases takes the bound of each phase alone. A smooth max of D times is at least their mean plus
+    temperature * log D (convexity), and at least their max.
+    """
+    blocked = problem.oracle.blocked
+    if not np.isfinite(blocked).any(axis=1).all():
+        return math.inf
+    devices = len(problem.devices)
+    if problem.cost.combine is Combine.SLOWEST_DEVICE:
+        return makespan_bound(problem.single_ms.sum(0) + blocked)
+    slowest, mean = np.zeros((4, 1)), np.zeros((4, 1))
+    for phase in range(4):
+        loads = problem.single_ms[phase] + blocked
+        slowest[phase] = makespan_bound(loads)
+        mean[phase] = loads.min(axis=1).sum() / devices
+    times = problem.cost.times_ms(torch.from_numpy(np.stack([slowest, mean]))).numpy()[..., 0]  # [2, 4]
+    smooth = times[1] + problem.cost.temperature_ms * math.log(devices)
+    return float(np.maximum(times[0], smooth).sum())
+
+
+def makespan_bound(loads: Array) -> float:
+    """Lower bound on max over devices of the sum of loads [G, D] (+inf where not allowed) of the groups on it.
+
+    The largest group; on alike devices the mean, and by the pigeonhole principle, for k = 1, 2, ..., the k + 1 smallest
+    of the k D + 1 largest groups share a device; on devices that differ the linear relaxation, whose value is at least
+    the mean weighted by speed (used alone where the relaxation is too large to solve).
+    """
+    devices = loads.shape[1]
+    least = loads.min(axis=1)
+    bound = float(least.max(initial=0.0))
+    if (loads == least[:, None]).all():
+        bound = max(bound, float(least.sum()) / devices)
+        ranked = np.sort(least)[::-1]
+        for k in range(1, (len(ranked) - 1) // devices + 1):
+            bound = max(bound, float(ranked[k * devices - k : k * devices + 1].sum()))
+        return bound
+    finite = np.isfinite(loads).all(axis=1)
+    if finite.any():
+        total = loads[finite].sum(axis=0)
+        speed = np.where(total > 0, 1.0 / np.maximum(total, 1e-300), 1.0)
+        weight = speed / speed.sum()  # any weights of sum 1 give a valid bound
+    else:
+        weight = np.full(devices, 1.0 / devices)
+    bound = max(bound, float((loads * weight).min(axis=1).sum()))
+    return max(bound, _relaxed_makespan(loads, bound)) if loads.size <= MAX_LP_VARIABLES else bound
+
+
+def _relaxed_makespan(loads: Array, bound: float) -> float:
+    """Linear relaxation: min z with fractional groups, loads within z. Its dual solution is checked, so it is valid."""
+    groups, devices = loads.shape
+    g, d = np.nonzero(np.isfinite(loads))
+    count = len(g)
+    one = sp.csr_array((np.ones(count), (g, np.arange(count))), shape=(groups, count + 1))
+    load = sp.csr_array(
+        (np.concatenate([loads[g, d], -np.ones(devices)]),
+         (np.concatenate([d, np.arange(devices)]), np.concatenate([np.arange(count), np.full(devices, count)]))),
+        shape=(devices, count + 1),
+    )  # fmt: skip
+    costs = np.zeros(count + 1)
+    costs[-1] = 1.0
+    answer = linprog(costs, A_ub=load, b_ub=np.zeros(devices), A_eq=one, b_eq=np.ones(groups), method="highs")
+    if answer.status != 0:
+        return bound
+    weight = np.maximum(-answer.ineqlin.marginals, 0.0)  # the dual prices of the devices, made a convex combination
+    if weight.sum() <= 0:
+        return bound
+    return float((loads * (weight / weight.sum())).min(axis=1).sum())
