@@ -82,9 +82,9 @@ class FunctionOracle:
 
     def violation(self, x: Array) -> Array:
         """What the user's ``violation`` says, [..., n] -> [...]; inf where a point is not finite."""
-        points = as_points(x, self._n)
+        points, finite = as_points(x, self._n)
         flat = points.reshape(-1, self._n)
-        worst = np.where(np.isfinite(flat).all(axis=1), 0.0, np.inf)
+        worst = np.where(finite.ravel(), 0.0, np.inf)
         if self._violation is not None:
             for row in np.flatnonzero(worst == 0.0):
                 worst[row] = float(self._violation(flat[row]))

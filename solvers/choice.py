@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from solvers.oracle import Array, OracleBatch, Status
-from solvers.points import above, as_points, away, not_binary
+from solvers.points import above, as_points, away, not_binary, settle
 from solvers.polyhedron import Polyhedron
 from solvers.rows import Answer, solve_one_by_one
 
@@ -105,7 +105,8 @@ class MultipleChoiceOracle:
         largest = np.asarray(abs(rows).max(axis=1).todense()).ravel() if rows.nnz else np.zeros(len(limits))
         scale = np.where(np.abs(limits) > 1e-12 * largest, np.abs(limits), largest)
         scale[scale == 0.0] = 1.0
-        columns: Any = sp.csc_array(sp.diags_array(1.0 / scale) @ rows)[:, self._order]
+        columns: Any = sp.csc_array(sp.diags_array(1.0 / scale) @ rows)
+        columns = columns[:, self._order]
         columns.sum_duplicates()
         self._columns = (
             columns.indptr.astype(np.int64),
@@ -128,8 +129,8 @@ class MultipleChoiceOracle:
 
     def violation(self, x: Array) -> Array:
         """Largest violation of a group's sum, a limit, a forbidden option or integrality; [..., n] -> [...]."""
-        points = as_points(x, self.n)
-        return np.maximum(not_binary(points), self._rule_violation(points))
+        points, finite = as_points(x, self.n)
+        return settle(finite, not_binary(points), self._rule_violation(points))
 
     def _rule_violation(self, points: Array) -> Array:
         flat = points.reshape(-1, self.n)
@@ -145,7 +146,7 @@ class MultipleChoiceOracle:
 
     def polyhedron(self) -> Polyhedron:
         """The same feasible set as arrays of a MILP."""
-        choice = sp.csr_array((np.ones(self.n), (self._labels, np.arange(self.n))))
+        choice: Any = sp.csr_array((np.ones(self.n), (self._labels, np.arange(self.n))))
         ones = np.ones(choice.shape[0])
         return Polyhedron.from_arrays(
             sp.vstack([choice, self._usage]),
@@ -299,10 +300,9 @@ class MultipleChoiceRelaxation:
 
     def violation(self, x: Array) -> Array:
         """Largest violation of a group's sum, a limit, a forbidden option or a sign; [..., n] -> [...]."""
-        points = as_points(x, self.n)
+        points, finite = as_points(x, self.n)
         negative = np.maximum(-points, 0.0).max(axis=-1, initial=0.0)
-        worst = np.maximum(self._oracle._rule_violation(points), np.where(negative <= 1e-9, 0.0, negative))
-        return np.where(np.isfinite(points).all(axis=-1), worst, np.inf)
+        return settle(finite, self._oracle._rule_violation(points), np.where(negative <= 1e-9, 0.0, negative))
 
     def _solve_row(self, costs: Array, workspace: Workspace) -> Answer:
         from solvers.kernels import choice_lp as kernels

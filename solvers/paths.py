@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.oracle import Array, OracleBatch, Status
-from solvers.points import as_points, not_binary
+from solvers.points import as_points, not_binary, settle
 from solvers.rows import Answer, Failures, solve_together
 
 
@@ -120,14 +120,14 @@ class ShortestPathOracle:
 
     def violation(self, x: Array) -> Array:
         """Distance from {0, 1} or of a node's balance, or edges that are not on the path; [..., n] -> [...]."""
-        points = as_points(x, self.n)
+        points, finite = as_points(x, self.n)
         flat = points.reshape(-1, self.n)
         worst = np.maximum(not_binary(flat), self._imbalance(flat))
         for row in np.flatnonzero(worst == 0.0):  # right degrees: only a separate cycle can be wrong now
             walk = self._walk(flat[row])
             used = round(float(flat[row].sum()))
             worst[row] = used if walk is None else used - (len(walk) - 1)
-        return worst.reshape(points.shape[:-1])
+        return settle(finite, worst.reshape(points.shape[:-1]))
 
     def _imbalance(self, flat: Array) -> Array:
         """Largest violation of a degree rule at a node; flat [B, n] -> [B]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.oracle import Array
 
@@ -10,8 +11,8 @@ ROUNDING = 1e-9
 """Relative violations below this are float rounding and count as zero."""
 
 
-def as_points(x: object, n: int) -> Array:
-    """Convert to float64 and check the last axis.
+def as_points(x: object, n: int) -> tuple[Array, NDArray[np.bool_]]:
+    """Points [..., n] as float64 with zeros in place of what is not finite, and which points are finite, [...].
 
     Raises:
         ValueError: the last axis is not ``n``.
@@ -19,14 +20,16 @@ def as_points(x: object, n: int) -> Array:
     points = np.asarray(x, dtype=np.float64)
     if points.shape[-1:] != (n,):
         raise ValueError(f"Expected points of shape [..., {n}], got {list(points.shape)}.")
-    return points
+    finite = np.isfinite(points)
+    if finite.all():
+        return points, np.ones(points.shape[:-1], bool)
+    return np.where(finite, points, 0.0), finite.all(axis=-1)
 
 
 def not_binary(points: Array) -> Array:
-    """Largest distance of an entry from {0, 1}, [..., n] -> [...]; inf where an entry is not finite."""
-    distance = np.minimum(np.abs(points), np.abs(points - 1.0))
-    worst = distance.max(axis=-1, initial=0.0)
-    return np.where(np.isfinite(worst), np.where(worst <= ROUNDING, 0.0, worst), np.inf)
+    """Largest distance of an entry from {0, 1}, [..., n] -> [...]; float rounding counts as zero."""
+    worst = np.minimum(np.abs(points), np.abs(points - 1.0)).max(axis=-1, initial=0.0)
+    return np.where(worst <= ROUNDING, 0.0, worst)
 
 
 def above(values: Array, limits: Array) -> Array:
@@ -41,3 +44,11 @@ def away(values: Array, targets: Array) -> Array:
     distance = np.abs(values - targets)
     distance = np.where(distance <= ROUNDING * np.maximum(1.0, np.abs(targets)), 0.0, distance)
     return distance.max(axis=-1, initial=0.0)
+
+
+def settle(finite: NDArray[np.bool_], *violations: Array) -> Array:
+    """The largest of some violations [...]; inf where a point is not ``finite`` [...]."""
+    worst = violations[0]
+    for other in violations[1:]:
+        worst = np.maximum(worst, other)
+    return np.where(finite, worst, np.inf)

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from solvers.oracle import Array
+from solvers.points import as_points, settle
 
 FEASIBILITY_TOLERANCE = 1e-6
 """Largest row or column violation that a backend is forgiven, relative to max(1, |activity bound|)."""
@@ -105,9 +106,7 @@ class Polyhedron:
 
     def violation(self, x: object) -> Array:
         """Largest violation of a row, a bound or integrality, [..., n] -> [...]; absolute, 0 up to float rounding."""
-        points = np.asarray(x, dtype=np.float64)
-        if points.shape[-1:] != (self.n,):
-            raise ValueError(f"Expected points of shape [..., {self.n}], got {list(points.shape)}.")
+        points, finite = as_points(x, self.n)
         flat = points.reshape(-1, self.n)
         worst = np.zeros(len(flat))
         if self.m:
@@ -118,8 +117,7 @@ class Polyhedron:
             part = flat[:, self.is_integer]
             off = np.abs(part - np.rint(part)).max(axis=1)
             worst = np.maximum(worst, np.where(off <= ROUNDING_TOLERANCE, 0.0, off))
-        worst[~np.isfinite(flat).all(axis=1)] = np.inf
-        return worst.reshape(points.shape[:-1])
+        return settle(finite, worst.reshape(points.shape[:-1]))
 
     def is_feasible(self, x: Array, tolerance: float = FEASIBILITY_TOLERANCE) -> bool:
         """Whether one point [n] keeps every row and bound to ``tolerance``, relative to the size of the limit."""

@@ -92,6 +92,8 @@ def solve_together(
             the rows that have no proven optimum.
     """
     checked = as_costs(costs, n)
+    if not checked.flags.writeable:  # the compiled loops know writable arrays only
+        checked = checked.copy()
     start = time.perf_counter()
     # A sum is finite only if all its terms are, and is far cheaper than a mask; large sums are looked at again.
     if math.isfinite(float(checked.sum())):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.oracle import Array, OracleBatch
-from solvers.points import as_points, not_binary
+from solvers.points import as_points, not_binary, settle
 from solvers.rows import solve_together
 
 
@@ -45,9 +45,9 @@ class CardinalityOracle:
 
     def violation(self, x: Array) -> Array:
         """Distance of the sum from the rule, or of an entry from {0, 1}, whichever is larger; [..., n] -> [...]."""
-        points = as_points(x, self._n)
+        points, finite = as_points(x, self._n)
         excess = points.sum(axis=-1) - self._k
-        return np.maximum(not_binary(points), np.maximum(excess, 0.0) if self._at_most else np.abs(excess))
+        return settle(finite, not_binary(points), np.maximum(excess, 0.0) if self._at_most else np.abs(excess))
 
     def _solve(self, costs: Array) -> Array:
         batch = len(costs)
@@ -127,12 +127,12 @@ class PartitionMatroidOracle:
 
     def violation(self, x: Array) -> Array:
         """Largest distance of a group's sum from its rule, or of an entry from {0, 1}; [..., n] -> [...]."""
-        points = as_points(x, self.n)
+        points, finite = as_points(x, self.n)
         worst = not_binary(points)
         for group, limit in enumerate(self._limits):
             excess = points[..., self._labels == group].sum(axis=-1) - limit
             worst = np.maximum(worst, np.maximum(excess, 0.0) if self._at_most else np.abs(excess))
-        return worst
+        return settle(finite, worst)
 
     def _solve(self, costs: Array) -> Array:
         order = np.argsort(costs, axis=1, kind="stable")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import pickle
+import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 _START_SECONDS = 120.0
@@ -39,7 +41,7 @@ class Worker:
             HungError: no answer within ``seconds``, or the process died. It is gone then.
             Exception: what the callable raised.
         """
-        self._pipe.send(question)
+        self.send(question)
         return self._receive(seconds, f"took longer than {seconds:g} s" if seconds is not None else "")
 
     def _receive(self, seconds: float | None, reason: str) -> Any:
@@ -59,6 +61,27 @@ class Worker:
             raise value
         return value
 
+    @property
+    def pipe(self) -> Connection:
+        """This side of the pipe, to wait on several workers at once."""
+        return self._pipe
+
+    def send(self, question: Any) -> None:
+        """Hand over a question without waiting for its answer; `receive` fetches it.
+
+        Raises:
+            HungError: the process is gone.
+        """
+        try:
+            self._pipe.send(question)
+        except (BrokenPipeError, ConnectionError) as error:
+            self.stop()
+            raise HungError("lost its process") from error
+
+    def receive(self) -> Any:
+        """Answer to the last question; waits for it."""
+        return self._receive(None, "")
+
     def stop(self) -> None:
         """Kill the process and wait for its end."""
         with contextlib.suppress(OSError):
@@ -66,6 +89,58 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
+
+
+def ask_all(
+    workers: list[Worker | None], start: Callable[[], Worker], questions: list[Any], limits: list[float] | None
+) -> list[Any]:
+    """Spread questions over workers; answers in order, a `HungError` or another exception where there is none.
+
+    Args:
+        workers: processes, or None for one that must be started; lost ones become None.
+        start: makes a worker.
+        questions: what to ask.
+        limits: wall seconds for each question, or None.
+    """
+    answers: list[Any] = [None] * len(questions)
+    waiting = list(range(len(questions)))[::-1]
+    busy: dict[int, tuple[int, float]] = {}  # worker -> its question, and when it must have answered
+    while waiting or busy:
+        for slot in range(len(workers)):
+            if slot in busy or not waiting:
+                continue
+            worker = workers[slot]
+            if worker is None:
+                worker = workers[slot] = start()
+            question = waiting.pop()
+            try:
+                worker.send(questions[question])
+            except HungError:  # it died between two questions: ask another process
+                workers[slot] = None
+                waiting.append(question)
+                continue
+            busy[slot] = (question, math.inf if limits is None else time.monotonic() + limits[question])
+        now = time.monotonic()
+        pipes = {slot: worker.pipe for slot, worker in enumerate(workers) if slot in busy and worker is not None}
+        nearest = min((deadline for _, deadline in busy.values()), default=math.inf)
+        ready = wait(list(pipes.values()), None if math.isinf(nearest) else max(nearest - now, 0.0))
+        for slot, pipe in pipes.items():
+            question, deadline = busy[slot]
+            worker = workers[slot]
+            assert worker is not None
+            if pipe in ready:
+                try:
+                    answers[question] = worker.receive()
+                except HungError as error:
+                    answers[question], workers[slot] = error, None
+                except Exception as error:  # what the callable raised belongs to its question
+                    answers[question] = error
+                del busy[slot]
+            elif time.monotonic() >= deadline:
+                worker.stop()
+                answers[question], workers[slot] = HungError("took too long; its process was killed"), None
+                del busy[slot]
+    return answers
 
 
 def _serve(pipe: Connection, payload: bytes) -> None:
