@@ -18,6 +18,8 @@ from benchmarks.suite import Cell
 
 _CONTEXT = multiprocessing.get_context("spawn")  # nothing is inherited: every worker starts the same
 _ORPHAN_SECONDS = 0.5
+_START_SECONDS = 300.0  # for a process to come up and import what it needs, on a busy machine
+_BEGUN = "begun"
 
 
 class _Worker:
@@ -31,9 +33,9 @@ class _Worker:
         self.cell: Cell | None = None
         self.deadline = float("inf")
 
-    def give(self, cell: Cell, limit_seconds: float) -> None:
+    def give(self, cell: Cell) -> None:
         self.cell = cell
-        self.deadline = time.monotonic() + limit_seconds
+        self.deadline = time.monotonic() + _START_SECONDS
         self.pipe.send(cell)
 
     def end(self) -> None:
@@ -56,12 +58,12 @@ def run(todo: Iterable[Cell], *, workers: int, cell_seconds: float) -> Iterator[
                 crew.append(_Worker())
             for worker in crew:
                 if worker.cell is None and waiting:
-                    worker.give(waiting.popleft(), cell_seconds)
+                    worker.give(waiting.popleft())
             busy = [worker for worker in crew if worker.cell is not None]
             left = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
             ready = wait([worker.pipe for worker in busy], timeout=left)
             for worker in busy:
-                row = _harvest(worker, is_ready=worker.pipe in ready)
+                row = _harvest(worker, cell_seconds, is_ready=worker.pipe in ready)
                 if row is None:
                     continue
                 if row["status"] in ("died", "timeout"):
@@ -74,12 +76,15 @@ def run(todo: Iterable[Cell], *, workers: int, cell_seconds: float) -> Iterator[
             worker.end()
 
 
-def _harvest(worker: _Worker, *, is_ready: bool) -> dict[str, Any] | None:
+def _harvest(worker: _Worker, cell_seconds: float, *, is_ready: bool) -> dict[str, Any] | None:
     """The row of a worker's cell, if it is finished, dead or overdue."""
     assert worker.cell is not None
     if is_ready:
         try:
-            return worker.pipe.recv()
+            news = worker.pipe.recv()
+            if news != _BEGUN:
+                return news
+            worker.deadline = time.monotonic() + cell_seconds
         except (EOFError, OSError):
             worker.process.join(timeout=5.0)
             code = worker.process.exitcode
@@ -104,6 +109,7 @@ def _serve(pipe: Connection, parent: int) -> None:
             cell: Cell = pipe.recv()
         except (EOFError, OSError):
             return
+        pipe.send(_BEGUN)  # the clock of the cell starts now, not with the imports
         kind = (cell.instance.id, cell.row.method)
         if kind not in warm:
             cells.warm_up(cell)

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,22 +41,25 @@ class Store:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / LOCK).open("w")
+        with ExitStack() as undo:
+            self._lock = undo.enter_context((self.folder / LOCK).open("w"))
+            self._open()
+            undo.pop_all()
+        return self
+
+    def _open(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when the runner dies
         except OSError as error:
-            self._lock.close()
             raise InvalidInputError(
                 f"Another run is at work in `{self.folder}`. Wait for it, or choose another --out."
             ) from error
         path = self.folder / RESULTS
         if path.is_file() and path.stat().st_size and not self.resume:
-            self._lock.close()
             raise InvalidInputError(f"`{self.folder}` holds results. Add --resume to go on, or choose another --out.")
         cut_half_line(path)
         self.finished = {row["cell"] for row in read_lines(path)}
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

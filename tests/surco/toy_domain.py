@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,24 @@ class _Mute(_Empty):
     status = Status.ERROR
 
 
+class _Crash(ChooseK):
+    """Takes the process with it, as a bug in compiled code would."""
+
+    def solve(self, costs: Array) -> OracleBatch:
+        os._exit(41)
+
+
+class _Hang(ChooseK):
+    """Never returns."""
+
+    def solve(self, costs: Array) -> OracleBatch:
+        time.sleep(1000.0)
+        return super().solve(costs)
+
+
+ORACLES = {"empty": _Empty, "mute": _Mute, "crash": _Crash, "hang": _Hang}
+
+
 class Choice:
     """min of a rugged black box over k of n; ``pause_seconds`` makes every value slow."""
 
@@ -57,7 +76,7 @@ class Choice:
         rng = np.random.default_rng(seed)
         self.n, self.k = 14, 5
         self.weights = torch.from_numpy(rng.normal(size=(self.n, self.n)))
-        self.oracle = {"empty": _Empty, "mute": _Mute}.get(kind, ChooseK)(self.n, self.k)
+        self.oracle = ORACLES.get(kind, ChooseK)(self.n, self.k)
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -89,7 +108,7 @@ class Choice:
 
 class _Domain:
     name = "toy"
-    kinds = ("choose", "slow", "empty", "mute")
+    kinds = ("choose", "slow", *ORACLES)
 
     def ids(self) -> Mapping[str, str]:
         return {f"toy/{kind}-v0": f"a toy problem that is {kind}" for kind in self.kinds}
