@@ -274,3 +274,12 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
         ["bash", "-c", script], env=environment(tmp_path), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_check_prints_each_check_and_fails_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "paths/grid-5-code-v0", "--set", "seed=1"]) == 0
+    assert "ok   oracle: optimal" in capsys.readouterr().out
+    assert main(["check", "toy/mute-v0"]) == 1
+    captured = capsys.readouterr()
+    assert "expected a point in at least one row" in captured.err
+    assert captured.err.count("\n") == 1
