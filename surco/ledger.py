@@ -268,7 +268,7 @@ class CountedOracle:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.inner = ledger.problem.oracle
-        self.needs_nonnegative = bool(getattr(self.inner, "needs_nonnegative_costs", False))
+        self.needs_nonnegative_costs = bool(getattr(self.inner, "needs_nonnegative_costs", False))
         self.takes_seconds = bool(getattr(self.inner, "takes_seconds", False))
 
     @property
@@ -279,7 +279,7 @@ class CountedOracle:
     def solve(self, costs: Array) -> OracleBatch:
         """Solve as many rows as the budget allows; the others are labelled ``LIMIT``."""
         ledger = self.ledger
-        if self.needs_nonnegative:
+        if self.needs_nonnegative_costs:
             costs = np.maximum(costs, 0.0)
         parts: list[OracleBatch] = []
         done = 0

@@ -42,6 +42,7 @@ def solve(
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    threads: int = 1,
     **options: Any,
 ) -> Result:
     """Search a problem's feasible set for the design of least true cost.
@@ -62,6 +63,7 @@ def solve(
         checkpoint: folder in which the run saves itself about once a second and at its end.
         resume: go on from that folder's checkpoint, if it has one; under a budget in calls the result equals that of
             the uninterrupted run.
+        threads: torch threads of the run; one is best unless a single objective call is large.
         options: of the method, for example ``step_size=0.1`` for ``zero``.
 
     Returns:
@@ -83,7 +85,7 @@ def solve(
         seconds = DEFAULT_SECONDS
     budget = Budget(seconds, calls, objective_calls)
     chosen = build_method(method, problem, options)
-    run = _Run(problem, chosen, budget, seed, callback, Path(checkpoint) if checkpoint is not None else None)
+    run = _Run(problem, chosen, budget, seed, callback, Path(checkpoint) if checkpoint is not None else None, threads)
     if resume:
         run.load()
     return run.go()
@@ -100,9 +102,10 @@ class _Run:
         seed: int,
         callback: Callback | None,
         folder: Path | None,
+        threads: int,
     ) -> None:
         self.problem, self.method, self.budget, self.seed, self.folder = problem, method, budget, seed, folder
-        self.callback = callback
+        self.callback, self.threads = callback, threads
         self.is_stopped = False
         self.ledger = Ledger(problem, budget, self._improved)
         self.ledger.method = method.name
@@ -119,7 +122,7 @@ class _Run:
         ledger = self.ledger
         status = SolveStatus.BUDGET
         try:
-            status = worker.run(self._loop, self._seconds_to_wait)
+            status = worker.run(self._loop, self._seconds_to_wait, threads=self.threads)
         except worker.HungError:
             ledger.note("the run passed its deadline inside one call (a hanging objective or oracle?) and was left")
         except KeyboardInterrupt:

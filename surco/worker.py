@@ -11,10 +11,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 
 class _Job:
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], Any], threads: int) -> None:
         self.function = function
+        self.threads = threads
         self.done = threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -28,6 +31,7 @@ class _Worker:
     def _serve(self) -> None:
         while True:
             job = self.jobs.get()
+            torch.set_num_threads(job.threads)  # of this thread only: OpenMP keeps the number per thread
             try:
                 job.value = job.function()
             except BaseException as error:  # handed to the caller, whatever it is
@@ -43,22 +47,23 @@ class HungError(Exception):
     """The function did not return in time."""
 
 
-def run(function: Callable[[], Any], is_overdue: Callable[[], float]) -> Any:
+def run(function: Callable[[], Any], seconds_to_wait: Callable[[], float], *, threads: int = 1) -> Any:
     """Call ``function()`` on a worker thread and return its value or raise its error.
 
     Args:
         function: what to run.
-        is_overdue: seconds to go on waiting; at 0 or less the wait ends.
+        seconds_to_wait: seconds to go on waiting; at 0 or less the wait ends.
+        threads: torch threads inside ``function``.
 
     Raises:
         HungError: the wait ended first; the thread is left behind.
     """
     with _lock:  # an idle thread is kept: starting one costs more than a small solve
         worker = _idle.pop() if _idle else _Worker()
-    job = _Job(function)
+    job = _Job(function, threads)
     worker.jobs.put(job)
     while not job.done.is_set():
-        left = is_overdue()
+        left = seconds_to_wait()
         if left <= 0:
             raise HungError
         job.done.wait(min(left, 0.5))  # short waits let Ctrl-C in

@@ -94,7 +94,7 @@ def neighborhood(problem: CountedProblem, x: Tensor, count: int, generator: torc
     target = torch.where(is_flipped, low + high - x, x)
     noise = 0.1 * torch.rand(count, len(x), generator=generator, dtype=x.dtype)  # breaks ties among nearest points
     costs = (low + high - 2 * target) * (1 + len(x) * is_flipped.to(x.dtype)) + noise
-    if problem.oracle.needs_nonnegative:
+    if problem.oracle.needs_nonnegative_costs:
         costs = costs - costs.amin(-1, keepdim=True)
     batch = problem.oracle.solve(to_numpy(costs))
     return to_torch(batch.x[batch.has_point])

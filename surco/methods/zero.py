@@ -36,7 +36,7 @@ class Zero:
 
     estimator: str | GradientEstimator | None = None
     restarts: int = 4
-    step_size: float = 0.05
+    step_size: float = 0.02
     patience: int = 8
     noise: float = 0.5
     name: ClassVar[str] = "zero"
@@ -73,7 +73,7 @@ class Zero:
         direction = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8 * cost_scale(estimate.grad))
         spread = torch.logspace(-0.5, 0.5, len(costs), base=10.0, dtype=costs.dtype)[:, None]
         moved = costs - self.step_size * spread * cost_scale(costs) * direction
-        if problem.oracle.needs_nonnegative:
+        if problem.oracle.needs_nonnegative_costs:
             moved = moved.clamp_min(0.0)
         state.update(costs=moved, m=m, v=v, t=t, stale=stale, row_best=torch.minimum(values, state["row_best"]))
         stalled = stale >= self.patience
