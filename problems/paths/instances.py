@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import math
 from collections.abc import Hashable
+from importlib import resources
 from typing import Any
 
 import networkx as nx
 import numpy as np
 
-from surco.errors import InvalidInputError, MissingExtraError
+from surco.errors import InvalidInputError, MissingExtraError, UnknownIdError
+from surco.registry import closest
 
 DEADLINES = {"loose": 1.1, "normal": 1.0, "tight": 0.9}
 """Deadlines by name, as multiples of the least expected time."""
@@ -81,17 +84,15 @@ def checked_seed(seed: object) -> int:
 
 @functools.cache
 def network_files() -> dict[tuple[str, str], str]:
-    """(library, lower-case name) -> topohub key of the SNDlib and Topology Zoo networks; empty without topohub."""
-    from importlib import resources
-
+    """(library, lower-case name) -> file of the SNDlib and Topology Zoo networks of topohub; empty without topohub."""
     try:
-        root = resources.files("topohub.data")
+        root = resources.files("topohub")
     except ModuleNotFoundError:
         return {}
     return {
-        (library, file.name[:-5].lower()): f"{library}/{file.name[:-5]}"
+        (library, file.name[:-5].lower()): f"data/{library}/{file.name}"
         for library in ("sndlib", "topozoo")
-        for file in sorted(root.joinpath(library).iterdir(), key=lambda file: file.name)
+        for file in sorted(root.joinpath("data", library).iterdir(), key=lambda file: file.name)
         if file.name.endswith(".json")
     }
 
@@ -115,12 +116,15 @@ def real_network(library: str, name: str, seed: int) -> nx.Graph:
 
     Raises:
         MissingExtraError: topohub is not installed.
+        UnknownIdError: no such network.
     """
-    try:
-        import topohub
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Real networks need topohub. Try `pip install topohub`.") from error
-    data = topohub.get(network_files()[library, name])
+    files = network_files()
+    if not files:
+        raise MissingExtraError("Real networks need topohub. Try `pip install topohub`.")
+    if (library, name) not in files:
+        raise UnknownIdError(f"No network `{library}/{name}`.{closest(f'{library}/{name}', map('/'.join, files))}")
+    # Read here, since topohub's own reader leaves its file open.
+    data = json.loads(resources.files("topohub").joinpath(files[library, name]).read_text(encoding="utf-8"))
     labels = _labels(data["nodes"])
     positions = {node["id"]: tuple(map(float, node["pos"])) for node in data["nodes"]}
     is_drawing = name in DRAWN or any(abs(x) > 180.0 or abs(y) > 90.0 for x, y in positions.values())
