@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from surco.budget import BudgetExhausted
+from surco.errors import CutGradientError
 from surco.ledger import CountedProblem
 from surco.methods.aggregates import Aggregates
 from surco.methods.exact import ExactMethod
@@ -124,6 +125,9 @@ class Auto:
             if ledger.is_optimal or ledger.is_closed or self._used(problem) >= 1:
                 raise
             arm = {**(arm or {}), "done": True}
+        except CutGradientError as error:  # the other arms need no gradient
+            ledger.note(f"{name}: {error}")
+            arm = {"done": True}
         finally:
             ledger.method = outer
         return arm

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surco.bridge import to_numpy, to_torch
-from surco.errors import InvalidInputError
+from surco.errors import CutGradientError, InvalidInputError
 from surco.ledger import CountedProblem
 from surco.protocols import Estimate, State, is_convex
 
@@ -77,7 +77,12 @@ def gradient(problem: CountedProblem, points: Tensor) -> tuple[Tensor, Tensor]:
     x = points.detach().clone().requires_grad_(True)
     values = problem.relaxed_objective(x)
     finite = values[torch.isfinite(values)]
-    if not len(finite) or not finite.requires_grad:
+    if not len(finite):
         return values.detach(), torch.zeros_like(points)
+    if not finite.requires_grad:
+        raise CutGradientError(
+            "Expected `objective` to pass gradients to x, but its values carry none (an argmax, a round trip through "
+            "NumPy?). Mend it, or set `is_differentiable = False` on the problem."
+        )
     (grad,) = torch.autograd.grad(finite.sum(), x)
     return values.detach(), torch.nan_to_num(grad)

@@ -6,11 +6,14 @@ import math
 import signal
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 import torch
 
 import surco
+import surco.errors
+from solvers.oracle import Array, OracleBatch
 from surco.result import SolveStatus
 from tests.surco.toys import BlackBox, Broken, ChooseK, QuadraticChoice
 
@@ -219,3 +222,34 @@ def test_something_that_is_no_problem_is_refused() -> None:
 def test_scaling_the_objective_changes_no_design(method: str) -> None:
     designs = [surco.solve(QuadraticChoice(n=14, scale=s), method, calls=60).x for s in (1.0, 1024.0)]
     assert (designs[0] == designs[1]).all()
+
+
+class _Cut(QuadraticChoice):
+    def objective(self, x: torch.Tensor) -> torch.Tensor:
+        return super().objective(x.detach())
+
+
+@pytest.mark.parametrize("method", ["slp", "zero"])
+def test_a_cut_gradient_is_an_error(method: str) -> None:
+    with pytest.raises(surco.errors.CutGradientError, match="is_differentiable = False"):
+        surco.solve(_Cut(), method, calls=50)
+
+
+def test_auto_goes_on_without_a_cut_gradient() -> None:
+    result = surco.solve(_Cut(), calls=300)
+    assert result.value == pytest.approx(QuadraticChoice().optimum())
+    assert any("is_differentiable" in note for note in result.notes)
+
+
+def test_the_deadline_reaches_an_oracle_that_takes_seconds() -> None:
+    class Patient(ChooseK):
+        takes_seconds = True
+        limits: ClassVar[list[float]] = []
+
+        def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+            assert seconds is not None
+            self.limits.append(seconds)
+            return super().solve(costs)
+
+    surco.solve(QuadraticChoice(oracle=Patient(10, 4)), "random", seconds=0.2)
+    assert 0 < min(Patient.limits) <= max(Patient.limits) <= 0.2
