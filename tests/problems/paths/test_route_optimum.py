@@ -113,7 +113,7 @@ def test_a_label_that_blocks_the_way_does_not_dominate():
         graph.add_edge(tail, head, mean=mean, variance=variance)
     problem = OnTimeRoute(graph, "s", "t", 0.0)
     query = problem.query
-    found = Supported(query.route_of(query.mean_tree), -math.inf, slopes=[late_slope(query, 0.01)[0]])
+    found = Supported(query.route_of(query.mean_tree), -math.inf, slopes=[late_slope(query, 0.001)[0]])
     close_gap(query, found)
     assert found.is_optimal
     assert found.best.value == pytest.approx(4.1 / math.sqrt(1002.0))
