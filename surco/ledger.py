@@ -48,6 +48,7 @@ class Ledger:
         self.x: Array | None = None
         self.value = math.inf
         self.bound = -math.inf
+        self.has_wrong_bound = False
         self.source = ""
         self.method = ""  # name of the method at work, for the trace
         self.trace: list[Point] = []
@@ -171,16 +172,27 @@ class Ledger:
         with self.lock:
             if self.is_closed:
                 raise BudgetExhausted
+            if value < self.bound - _slack(self.bound):
+                self.note(f"a lower bound of {self.bound:.9g} was wrong: a feasible design has {value:.9g}; withdrawn")
+                self.bound, self.has_wrong_bound = -math.inf, True
             self.x, self.value, self.source = np.array(x, dtype=np.float64), value, source or self.method
             self._record()
         return True
 
     def offer_bound(self, bound: float) -> None:
-        """Take a proven lower bound on min f."""
-        if bound > self.bound and math.isfinite(bound):
-            with self.lock:
-                self.bound = bound
-                self._record()
+        """Take a proven lower bound on min f; one that a known design contradicts is noted and not taken.
+
+        After one contradiction no bound of this run is taken any more: a claim (convexity, an exact method) is false.
+        """
+        if not (bound > self.bound and math.isfinite(bound)) or self.has_wrong_bound:
+            return
+        if bound > self.value + _slack(self.value):
+            self.note(f"a lower bound of {bound:.9g} is wrong: a feasible design has {self.value:.9g}")
+            self.bound, self.has_wrong_bound = -math.inf, True
+            return
+        with self.lock:
+            self.bound = min(bound, self.value)
+            self._record()
 
     def _record(self) -> None:
         value = self.value if self.x is not None else None
@@ -212,6 +224,7 @@ class Ledger:
         "objective_failures",
         "rejected",
         "infeasible_rows",
+        "has_wrong_bound",
     )
 
     def mark(self) -> dict[str, Any]:
@@ -254,6 +267,11 @@ class Ledger:
         known = to_numpy(state["known"])
         self.values = {row.tobytes(): float(v) for row, v in zip(known, state["known_values"].tolist(), strict=True)}
         self.pending = {row.tobytes(): row.copy() for row in to_numpy(state["pending"])}
+
+
+def _slack(value: float) -> float:
+    """Rounding allowed between a bound and a value."""
+    return 1e-6 * max(abs(value), 1e-3)
 
 
 def _stacked(keys: Iterable[bytes]) -> Tensor:

@@ -48,12 +48,8 @@ class ExactMethod:
         method, ledger.method = ledger.method, self.name
         if answer.x is not None:
             problem.objective(answer.x.detach()[None])
-        if answer.is_optimal and ledger.x is not None and answer.x is not None:
-            ledger.offer_bound(min(answer.bound, ledger.value) if answer.bound > ledger.value else answer.bound)
-            # A proof of optimality means that no design is better, whatever the last digits of the bound say.
-            if math.isclose(answer.bound, ledger.value, rel_tol=1e-6, abs_tol=1e-9):
-                ledger.offer_bound(ledger.value)
-        else:
-            ledger.offer_bound(answer.bound)
+        ledger.offer_bound(answer.bound)
+        if answer.is_optimal and math.isclose(answer.bound, ledger.value, rel_tol=1e-6, abs_tol=1e-9):
+            ledger.offer_bound(ledger.value)  # proven optimal: the last digits of its bound say nothing
         ledger.method = method
         return {"done": True}, None

@@ -253,3 +253,22 @@ def test_the_deadline_reaches_an_oracle_that_takes_seconds() -> None:
 
     surco.solve(QuadraticChoice(oracle=Patient(10, 4)), "random", seconds=0.2)
     assert 0 < min(Patient.limits) <= max(Patient.limits) <= 0.2
+
+
+@pytest.mark.parametrize("method", ["local_search", "slp", "auto"])
+def test_a_wrong_bound_is_withdrawn(method: str) -> None:
+    problem = QuadraticChoice()
+    problem.lower_bound = lambda: problem.optimum() + 5.0  # type: ignore[attr-defined]
+    result = surco.solve(problem, method, calls=400)
+    assert result.value == pytest.approx(problem.optimum())
+    assert result.bound is None
+    assert result.status is not SolveStatus.OPTIMAL
+    assert any("wrong" in note for note in result.notes)
+
+
+def test_a_false_claim_of_convexity_is_found_out() -> None:
+    problem = QuadraticChoice(n=12, k=5)
+    problem.Q = -problem.Q  # concave: the linearization lies above f
+    result = surco.solve(problem, calls=400)
+    assert result.value == pytest.approx(problem.optimum())
+    assert result.bound is None or result.bound <= problem.optimum() + 1e-6
