@@ -1,8 +1,8 @@
 """Brushes, symmetries, and the rule that a design must obey to be fabricated with a brush.
 
-A design x of H x W pixels is feasible when both its solid and its void can be painted: a set of solid touches and a set of
-void touches exist such that x is the union of the solid ones and its complement the union of the void ones. Equivalently
-the morphological opening of the solid, and of the void, by the brush leaves each unchanged.
+A design x of H x W pixels is feasible when both its solid and its void can be painted: a set of solid touches and a set
+of void touches exist such that x is the union of the solid ones and its complement the union of the void ones.
+Equivalently the morphological opening of the solid, and of the void, by the brush leaves each unchanged.
 
 Border rule: a touch may be centered anywhere in the closed design rectangle (on pixel centers for odd brushes, on pixel
 corners for even ones) and is clipped at the border; what lies outside never blocks a touch. This is stricter than an
@@ -114,7 +114,7 @@ def orbits(shape: tuple[int, int], symmetry: Symmetry) -> IntArray:
 
 
 def open_design(solid: BoolArray, brush: Brush) -> BoolArray:
-    """Opening of a boolean design [..., H, W] under the border rule, by shifted copies; knows nothing of the painter."""
+    """Opening of a boolean design [..., H, W] under the border rule, by shifted copies; independent of the painter."""
     reach = brush.diameter
     height, width = solid.shape[-2:]
     rows, cols = brush.touch_shape((height, width))

@@ -59,12 +59,12 @@ def _drawn(device: str, seed: int) -> dict[str, float]:
 class PhotonicsDomain:
     """Planar devices of 2D inverse design.
 
-    Ids: ``photonics/<device>-40nm-v0`` (two wavelengths, 3x3 cross brush), ``photonics/<device>-10nm-v0`` (six wavelengths,
-    circle of 8 pixels), ``photonics/<device>-family-v0`` (40 nm, geometry drawn from ``seed``).
+    Ids: ``photonics/<device>-40nm-v0`` (two wavelengths, 3x3 cross brush), ``photonics/<device>-10nm-v0`` (six
+    wavelengths, circle of 8 pixels), ``photonics/<device>-family-v0`` (40 nm, geometry drawn from ``seed``).
 
-    Overrides: ``brush`` (cross, circle-9px, circle-100nm, notched-10px), ``symmetry`` (none, diagonal, x, y, xy; default
-    none at 40 nm and the published one at 10 nm), ``robust`` (etch pixels), ``seed`` (families only), ``sweeps``,
-    ``wavelengths_nm``, ``torch_device``.
+    Overrides: ``brush`` (cross, circle-9px, circle-100nm, notched-10px), ``symmetry`` (none, diagonal, x, y, xy;
+    default none at 40 nm and the published one at 10 nm), ``robust`` (etch pixels), ``seed`` (families only),
+    ``sweeps``, ``wavelengths_nm``, ``torch_device``.
     """
 
     name = "photonics"

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from problems.photonics.painter import FloatArray, Incidence
 from solvers.oracle import Status
 
+_INTEGER_SCALE = 1e9  # rewards as integers of this size: CP-SAT is exact in integers
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -66,8 +68,8 @@ def paint_exact(
         over = table.pixel_touch[table.pixel_start[p] : table.pixel_start[p + 1]]
         model.add_bool_or([x[p].negated(), *(touches[0][t] for t in over)])
         model.add_bool_or([x[p], *(touches[1][t] for t in over)])
-    scale = float(np.abs(reward).max()) or 1.0
-    model.maximize(cp_model.LinearExpr.weighted_sum(x, [float(value) for value in reward / scale]))
+    unit = (float(np.abs(reward).max()) or 1.0) / _INTEGER_SCALE
+    model.maximize(cp_model.LinearExpr.weighted_sum(x, np.rint(reward / unit).astype(np.int64).tolist()))
     if hint is not None:
         for p in range(n):
             model.add_hint(x[p], int(hint[p] > 0.5))
@@ -76,7 +78,7 @@ def paint_exact(
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = seed
     status = solver.solve(model)
-    bound = solver.best_objective_bound * scale
+    bound = (solver.best_objective_bound + n / 2) * unit  # n / 2 pays for the rounding, so that the bound is valid
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Certificate(
             None, -np.inf, bound if np.isfinite(bound) else float(np.maximum(reward, 0).sum()), Status.LIMIT

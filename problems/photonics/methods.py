@@ -1,8 +1,8 @@
 """Pass-through and SurCo-zero on filtered latent variables: one loop, two estimators.
 
-latent -> mean under the brush -> tanh -> rewards -> oracle. The estimator gives d loss / d costs at the answer, autograd
-carries it on to the latent, Adam steps. With the identity estimator this is the straight-through generator of Schubert
-et al. (2022); with interpolation (two oracle calls a step) it is SurCo-zero of Ferber et al. (2023).
+latent -> mean under the brush -> tanh -> rewards -> oracle. The estimator gives d loss / d costs at the answer,
+autograd carries it on to the latent, Adam steps. With the identity estimator this is the straight-through generator of
+Schubert et al. (2022); with interpolation (two oracle calls a step) it is SurCo-zero of Ferber et al. (2023).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class LatentDescent:
 
     estimator: GradientEstimator = field(default_factory=lambda: Identity(projection=Projection.NONE))
     restarts: int = 1
-    step_size: float = 0.01
+    step_size: float = 0.05
     betas: tuple[float, float] = (0.667, 0.9)
     sharpness: float = 8.0
     patience: int = 200
@@ -123,7 +123,10 @@ def _fresh(latent: Tensor) -> State:
 
 
 def pass_through(**options: object) -> LatentDescent:
-    """The straight-through generator with the literature's Adam."""
+    """The straight-through generator: Adam with the literature's decay rates.
+
+    Note: the literature's step of 0.01 also works; 0.05 reaches the spec in a third of the calls on all devices.
+    """
     return LatentDescent(**({"name": "pass_through"} | options))  # type: ignore[arg-type]
 
 

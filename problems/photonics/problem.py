@@ -33,8 +33,8 @@ class PhotonicProblem:
     Objective (minimized): softplus loss of the windows, mean over wavelengths, worst over etch corners (one corner, the
     design itself, when ``etch_px`` is 0). 2D, E_z polarization, power from port 1.
 
-    Metric (reported): minus the worst signed distance to a window over that window, all wavelengths and corners; > 0 means
-    the spec is met. A design that meets the spec still has a loss of 0.1 to 1.
+    Metric (reported): minus the worst signed distance to a window over that window, all wavelengths and corners; > 0
+    means the spec is met. A design that meets the spec still has a loss of 0.1 to 1.
 
     Args:
         device: geometry, ports and wavelengths.
