@@ -18,7 +18,7 @@ def cheapest_cover(network: Network, need: Array, room: Array) -> Array | None:
     x = np.zeros(network.n)
     for link in np.flatnonzero(need > 1e-7 * max(float(network.gbps.max(initial=0.0)), 1e-12)):
         mine = np.flatnonzero((network.variable_link == link) & (network.gbps > 0.0))
-        choice = _cover(need[link], network.gbps[mine], network.cost[mine], room[mine])
+        choice = _cover(need[link], network.gbps[mine], network.module_cost[mine], room[mine])
         if choice is None:
             return None
         x[mine] = choice
@@ -58,15 +58,6 @@ def _cover(need: float, sizes: Array, prices: Array, room: Array) -> Array | Non
     return best
 
 
-def with_setup(network: Network, x: Array) -> Array:
-    """x [n] with exactly the set-up variables switched on that its modules need."""
-    result = x.copy()
-    for j in np.flatnonzero(network.variable_module < 0):
-        mine = (network.variable_link == network.variable_link[j]) & (network.variable_module >= 0)
-        result[j] = float(x[mine].sum() > 0.5)
-    return result
-
-
 def keeps_rules(network: Network, x: Array) -> bool:
     """Whether x [n] keeps its bounds and the side rules."""
     scale = 1e-6 * (1.0 + np.abs(network.limits))
@@ -94,13 +85,13 @@ def shortest_path_plan(network: Network) -> Array | None:
     x = cheapest_cover(network, np.maximum(need - network.offset, 0.0), network.upper)
     if x is None:
         return None
-    x = with_setup(network, x)
+    x = network.complete(x)
     return x if keeps_rules(network, x) else None
 
 
 def repair(network: Network, survival: Survival, x: Array, deadline: Deadline) -> Array | None:
     """Add the cheapest extra capacity of each scenario in turn until all are survived; None if rules forbid it."""
-    x = with_setup(network, np.minimum(np.round(x), network.upper))
+    x = network.complete(np.minimum(np.round(x), network.upper))
     if not keeps_rules(network, x):
         return None
     while not deadline.is_over():
@@ -124,7 +115,7 @@ def _add_extra(network: Network, scenario: int, answer: Answer, x: Array) -> Arr
     need = np.zeros(network.n_links)
     price = np.full(network.n_links, np.inf)
     buys = np.flatnonzero((network.gbps > 0.0) & (x < network.upper))
-    np.minimum.at(price, network.variable_link[buys], network.cost[buys] / network.gbps[buys])
+    np.minimum.at(price, network.variable_link[buys], network.module_cost[buys] / network.gbps[buys])
     price[~alive] = np.inf
     for edge in np.flatnonzero(answer.extra > 1e-6 * max(float(answer.extra.max()), 1e-12)):
         links = np.flatnonzero(network.link_edge == edge)
@@ -133,10 +124,18 @@ def _add_extra(network: Network, scenario: int, answer: Answer, x: Array) -> Arr
             return None
         need[link] = answer.extra[edge]
     more = cheapest_cover(network, need, network.upper - x)
-    return None if more is None or not more.any() else with_setup(network, x + more)
+    return None if more is None or not more.any() else network.complete(x + more)
 
 
-def trim(network: Network, survival: Survival, x: Array, deadline: Deadline, *, cuts: tuple[Array, Array]) -> Array:
+def trim(
+    network: Network,
+    survival: Survival,
+    x: Array,
+    deadline: Deadline,
+    *,
+    cuts: tuple[Array, Array],
+    price: Array | None = None,
+) -> Array:
     """Take modules away while all scenarios are still survived, the dearest first.
 
     Args:
@@ -145,13 +144,13 @@ def trim(network: Network, survival: Survival, x: Array, deadline: Deadline, *, 
         x: [n], survives everything.
         deadline: stop then.
         cuts: rows [K, n] and right-hand sides [K] that every plan must keep; they refuse most removals without an LP.
+        price: [n], what a module is worth; default the network's prices. Free modules stay.
     """
     x = x.copy()
     rows, rhs = cuts
     slack = rows @ x - rhs
-    order = np.argsort(-network.cost / np.maximum(network.gbps, 1e-12) * (network.gbps > 0))
-    order = np.argsort(-network.cost)
-    for j in [j for j in order.tolist() if network.gbps[j] > 0.0]:
+    price = network.module_cost if price is None else price
+    for j in [j for j in np.argsort(-price).tolist() if network.gbps[j] > 0.0 and price[j] > 0.0]:
         while x[j] >= 1.0 and not deadline.is_over():
             if len(rhs) and (slack - rows[:, j] < -1e-6).any():
                 break
@@ -160,4 +159,4 @@ def trim(network: Network, survival: Survival, x: Array, deadline: Deadline, *, 
                 x[j] += 1.0
                 break
             slack -= rows[:, j]
-    return with_setup(network, x)
+    return network.complete(x)

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from problems.planning.construction import keeps_rules, repair, shortest_path_plan, trim, with_setup
+from problems.planning.construction import keeps_rules, repair, shortest_path_plan, trim
 from problems.planning.cuts import CutsetPool, cutset_pool, strengthen
 from problems.planning.master import Master
 from problems.planning.network import Array, Network
+from problems.planning.explanation import explain_rules, refuse_if_hopeless
 from problems.planning.survival import Deadline, MetricCut, Survival, metric_cut
+from surco.errors import InfeasibleError
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Decomposition:
         backend: of the linear programs.
         cutset_size: largest node sets of the cutset pool.
         most_cutsets: how many of them.
+        constant: added to every cost, in what is reported and in gaps.
     """
 
     def __init__(
@@ -66,13 +69,15 @@ class Decomposition:
         backend: str = "auto",
         cutset_size: int = 5,
         most_cutsets: int = 4000,
+        constant: float = 0.0,
     ) -> None:
         self.network = network
         self.tolerance = tolerance
         self.survival = Survival(network, backend=backend)
         self.master = Master(network, backend=backend)
         self.metric_cuts: list[MetricCut] = []
-        self.lower = 0.0
+        self.constant = constant
+        self.lower = constant if (network.cost >= 0.0).all() else -np.inf
         self.best: Array | None = None
         self.statistics = Statistics()
         self.is_root_done = False
@@ -82,11 +87,16 @@ class Decomposition:
         self._cutset_options = (cutset_size, most_cutsets)
         self._pool: CutsetPool | None = None
         self._start = start
+        self._deadline, self._callback, self._wants_stop = Deadline(None), None, False
 
     @property
     def upper(self) -> float:
         """Cost of the best plan, inf without one."""
-        return float("inf") if self.best is None else float(self.network.cost @ self.best)
+        return float("inf") if self.best is None else self.cost_of(self.best)
+
+    def cost_of(self, x: Array) -> float:
+        """Cost of a point [n], with the constant."""
+        return float(self.network.cost @ x) + self.constant
 
     @property
     def bounds(self) -> Bounds:
@@ -99,14 +109,27 @@ class Decomposition:
         *,
         callback: Callable[[Bounds], bool | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        is_root_only: bool = False,
     ) -> Bounds:
-        """Work until the gap is at most the tolerance, time is over, or the callback returns True."""
+        """Work until the gap is at most the tolerance, time is over, or the callback returns True.
+
+        Args:
+            seconds: on ``clock``; None for no limit.
+            callback: told of every change; returning True stops.
+            clock: wall by default, ``time.process_time`` for CPU seconds.
+            is_root_only: stop after the relaxation and its rounding.
+
+        Raises:
+            InfeasibleError: no plan survives; the message names a cut.
+        """
         deadline = Deadline(seconds, clock)
         self._deadline, self._callback, self._wants_stop = deadline, callback, False
-        self._prepare()
+        if self._is_finished():
+            return self.bounds
+        self.prepare()
         if not self.is_root_done:
             self._root()
-        while not self._is_finished():
+        while not is_root_only and not self._is_finished():
             self._integer_round()
         self._tell()
         return Bounds(deadline.used, self.lower, self.upper)
@@ -126,28 +149,46 @@ class Decomposition:
 
     def offer(self, x: Array | None) -> bool:
         """Take a plan [n] that is known to survive as the incumbent if it is cheaper."""
-        if x is None or float(self.network.cost @ x) >= self.upper - 1e-9:
+        if x is None or self.cost_of(x) >= self.upper - 1e-9:
             return False
         self.best = x.copy()
         self._tell()
         return True
 
+    def survives(self, x: Array) -> bool:
+        """Whether x [n] survives every scenario."""
+        return self.survival.is_survivable(self.network.capacities(x))
+
+    def offer_checked(self, x: Array) -> bool:
+        """Check a point [n] against rules and scenarios, and take it if it is better."""
+        x = self.network.complete(np.round(x))
+        if self.cost_of(x) >= self.upper - 1e-9 or not keeps_rules(self.network, x):
+            return False
+        return self.survives(x) and self.offer(x)
+
+    def relaxed_point(self, seconds: float | None = None) -> Array | None:
+        """The relaxation's latest point [n], after working on it for at most ``seconds`` more."""
+        if not self.is_root_done:
+            self.run(seconds, is_root_only=True)
+        return self._root_point
+
     def _raise_lower(self, bound: float) -> None:
-        bound = min(bound, self.upper)
+        """Take a bound on the master's cost, which is without the constant."""
+        bound = min(bound + self.constant, self.upper)
         if bound > self.lower:
             self.lower = bound
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Cutset pool and first plans; ``run`` does it too. Raises ``InfeasibleError`` where no plan can survive."""
         if self._pool is not None:
             return
         size, most = self._cutset_options
         self._pool = cutset_pool(self.network, largest=size, most=most)
         network = self.network
+        refuse_if_hopeless(network, self.survival)
         start = self._start
         if start is not None:
-            start = with_setup(network, np.round(start))
-            if keeps_rules(network, start) and self.survival.is_survivable(network.capacities(start)):
-                self.offer(start)
+            self.offer_checked(start)
         greedy = shortest_path_plan(network)
         if greedy is not None:
             self._core = greedy
@@ -168,17 +209,16 @@ class Decomposition:
             rhs = cut.rhs - float(cut.weights @ self.network.offset)
             if rhs <= 1e-9 * (1.0 + cut.rhs):
                 continue
-            plain_row, plain_rhs = row / row.max(), rhs / row.max()
             best_row, best_rhs = strengthen(row, rhs, x)
             rows.append(best_row)
             values.append(best_rhs)
             hits += bool(best_rhs - best_row @ x > 1e-6 * (1.0 + abs(best_rhs)))
-            del plain_row, plain_rhs
         if rows:
             self.master.add(np.array(rows), np.array(values))
         return hits
 
-    def _add_cutsets(self, x: Array, *, most: int = 60) -> int:
+    def add_cutsets(self, x: Array, *, most: int = 60) -> int:
+        """Add the deepest cutset cuts that x [n] violates, one per node set; returns how many."""
         assert self._pool is not None
         pool = self._pool
         if not len(pool.rhs):
@@ -198,9 +238,12 @@ class Decomposition:
 
     def _master_point(self) -> Array:
         while True:
-            value, x = self.master.solve_lp()
+            try:
+                value, x = self.master.solve_lp()
+            except ArithmeticError:
+                raise InfeasibleError(explain_rules(self.network, self.master)) from None
             self._raise_lower(value)
-            if not self._add_cutsets(x) or self._is_finished():
+            if not self.add_cutsets(x) or self._is_finished():
                 return x
 
     def _root(self) -> None:
@@ -268,8 +311,12 @@ class Decomposition:
 
     def _integer_round(self) -> None:
         self.statistics.integer_solves += 1
-        answer = self.master.solve_integer(seconds=self._deadline.left, gap=self.tolerance * 0.3)
+        allowed = self.tolerance * 0.3 * abs(self.upper) if np.isfinite(self.upper) else 0.0
+        gap = allowed / max(abs(self.upper - self.constant), 1e-9) if allowed else self.tolerance * 0.3
+        answer = self.master.solve_integer(seconds=self._deadline.left, gap=gap)
         if answer.is_infeasible:
+            if self.best is None:
+                raise InfeasibleError(explain_rules(self.network, self.master))
             self.lower = self.upper
             self._tell()
             return
@@ -277,8 +324,8 @@ class Decomposition:
         self._tell()
         if answer.x is None:
             return
-        x = with_setup(self.network, answer.x)
-        if self._add_cutsets(x):
+        x = self.network.complete(answer.x)
+        if self.add_cutsets(x):
             return
         found, is_complete = self.survival.failures(self.network.capacities(x), until=self._deadline.is_over)
         if not found:

@@ -73,31 +73,51 @@ class Verdict:
         return "\n".join(lines)
 
 
-def judge(instance: PlanningInstance, plan: Plan, *, stop_early: bool = False) -> Verdict:
-    """Check a plan against every rule and every failure of ``instance``.
+class Judge:
+    """Judges plans of one instance; the paths it found serve the next plan too.
 
     Args:
         instance: as given, never the compiled one.
-        plan: counts of modules.
-        stop_early: stop at the first state that is not survived.
     """
-    broken = _broken_rules(instance, plan)
-    usable = {
-        link.name: instance.load_factor * (link.existing_gbps + gbps)
-        for link, gbps in zip(instance.links, plan.installed_gbps(instance), strict=True)
-    }
-    paths: dict[tuple[str, str], set[tuple[tuple[str, bool], ...]]] = {}
-    states, excused = [], []
-    for failure in (Failure("no failure", services=instance.services), *instance.failures):
-        verdict = _judge_state(instance, failure, usable, paths)
-        if verdict.lost and failure.name != "no failure" and instance.on_disconnection.value == "skip":
-            excused.append(failure.name)
-            continue
-        states.append(verdict)
-        if stop_early and not verdict.is_survived:
-            break
-    feasible = not broken and all(s.is_survived for s in states)
-    return Verdict(feasible, plan.cost(instance), tuple(broken), tuple(states), tuple(excused))
+
+    def __init__(self, instance: PlanningInstance) -> None:
+        self._instance = instance
+        self._paths: dict[tuple[str, str], set[tuple[tuple[str, bool], ...]]] = {}
+        self._last: str | None = None
+
+    def __call__(self, plan: Plan, *, stop_early: bool = False) -> Verdict:
+        """Check a plan against every rule and every failure.
+
+        Args:
+            plan: counts of modules.
+            stop_early: stop at the first state that is not survived; the one that failed last time comes first.
+        """
+        instance = self._instance
+        broken = _broken_rules(instance, plan)
+        usable = {
+            link.name: instance.load_factor * (link.existing_gbps + gbps)
+            for link, gbps in zip(instance.links, plan.installed_gbps(instance), strict=True)
+        }
+        states, excused = [], []
+        failures = [Failure("no failure", services=instance.services), *instance.failures]
+        if stop_early:
+            failures.sort(key=lambda failure: failure.name != self._last)
+        for failure in failures:
+            verdict = _judge_state(instance, failure, usable, self._paths)
+            if verdict.lost and failure.name != "no failure" and instance.on_disconnection.value == "skip":
+                excused.append(failure.name)
+                continue
+            states.append(verdict)
+            if stop_early and not verdict.is_survived:
+                self._last = failure.name
+                break
+        feasible = not broken and all(s.is_survived for s in states)
+        return Verdict(feasible, plan.cost(instance), tuple(broken), tuple(states), tuple(excused))
+
+
+def judge(instance: PlanningInstance, plan: Plan, *, stop_early: bool = False) -> Verdict:
+    """Check one plan; see :class:`Judge`."""
+    return Judge(instance)(plan, stop_early=stop_early)
 
 
 def _broken_rules(instance: PlanningInstance, plan: Plan) -> list[str]:

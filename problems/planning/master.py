@@ -107,6 +107,7 @@ class Master:
         lower: Array | None = None,
         upper: Array | None = None,
         cutoff: float = _INF,
+        cost: Array | None = None,
     ) -> MasterAnswer:
         """Integer optimum of side rules and cuts by HiGHS.
 
@@ -115,13 +116,14 @@ class Master:
             gap: relative gap to stop at.
             lower: [n] bounds, default 0.
             upper: [n] bounds, default the network's.
-            cutoff: only points cheaper than this are wanted.
+            cutoff: only points cheaper than this (by the network's prices) are wanted.
+            cost: [n] other prices than the network's; then all cuts take part.
         """
         network = self._network
         low = np.zeros(network.n) if lower is None else lower
         high = network.upper if upper is None else np.minimum(upper, network.upper)
         constraints = []
-        active = self._for_integer()
+        active = self._for_integer() if cost is None else np.arange(len(self.rhs))
         if len(active):
             constraints.append(LinearConstraint(self.rows[active], self.rhs[active] - 1e-9, np.inf))
         if self._n_side:
@@ -129,7 +131,7 @@ class Master:
         if np.isfinite(cutoff):
             constraints.append(LinearConstraint(network.cost[None], -np.inf, cutoff))
         result = milp(
-            network.cost,
+            network.cost if cost is None else cost,
             integrality=np.ones(network.n),
             bounds=Bounds(low, high),
             constraints=constraints,

@@ -19,6 +19,10 @@ from surco.errors import InfeasibleError, InvalidInputError
 Array = NDArray[np.float64]
 
 
+COVER = -1  # a variable that rules of the form a.x <= p y force up: set-up of a link, chassis of a node
+STEP = -2  # the k-th unit of a link is there (0 or 1), for prices that are not linear
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One state of the network that a plan must survive.
@@ -36,7 +40,7 @@ class Scenario:
     dropped: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Network:
     """Arrays of an instance.
 
@@ -45,9 +49,10 @@ class Network:
         link_edge: [m] edge of each link; ``edges`` [e, 2] node numbers, smaller first.
         is_transit: [N] bool.
         variable_link: [n] link of each variable.
-        variable_module: [n] number of the module in the instance's link; -1 for a set-up variable.
-        gbps: [n] usable capacity that one unit of the variable adds (0 for a set-up variable).
-        cost: [n]; upper: [n] largest sensible value.
+        variable_module: [n] number of the module in the instance's link, or ``COVER`` or ``STEP``.
+        gbps: [n] usable capacity that one unit of the variable adds (0 for a cover or step variable).
+        cost: [n], what is minimized; module_cost: [n], the module's price in the instance (0 for the others).
+        upper: [n] largest sensible value.
         offset: [m] usable existing capacity.
         rows, limits, row_names: side rules ``rows @ x <= limits``.
         scenarios: all states that must be survived, the intact one first.
@@ -64,6 +69,7 @@ class Network:
     variable_module: NDArray[np.int64]
     gbps: Array
     cost: Array
+    module_cost: Array
     upper: Array
     offset: Array
     rows: Array
@@ -91,6 +97,22 @@ class Network:
         for j in range(self.n):
             flat[:, self.variable_link[j]] += values[:, j]
         return flat.reshape(result.shape)
+
+    def complete(self, x: Array) -> Array:
+        """x [n] with its cover and step variables set to what its modules need."""
+        result = np.array(x, dtype=np.float64)
+        is_module = self.variable_module >= 0
+        for j in np.flatnonzero(self.variable_module == COVER):
+            rules = np.flatnonzero(self.rows[:, j] < 0.0)
+            used = np.maximum(self.rows[rules][:, is_module], 0.0) @ result[is_module]
+            result[j] = np.ceil((used / -self.rows[rules, j]).max(initial=0.0) - 1e-9)
+        steps = np.flatnonzero(self.variable_module == STEP)
+        if len(steps):
+            count = np.bincount(self.variable_link[is_module], result[is_module], self.n_links)
+            links = self.variable_link[steps]
+            rank = np.arange(len(steps)) - np.searchsorted(links, links)
+            result[steps] = rank < np.round(count[links])
+        return result
 
     def to_variables(self, per_link: Array) -> Array:
         """Coefficients on links [..., m] (per usable Gbps) -> coefficients on variables [..., n]."""
@@ -151,7 +173,7 @@ def _variables(instance: PlanningInstance, most_gbps: float) -> dict[str, Any]:
     for i, link in enumerate(instance.links):
         if link.setup_cost > 0.0 and i in link_of:
             link_of.append(i)
-            module_of.append(-1)
+            module_of.append(COVER)
             raw.append(0.0)
             gbps.append(0.0)
             cost.append(link.setup_cost)
@@ -194,6 +216,7 @@ def _variables(instance: PlanningInstance, most_gbps: float) -> dict[str, Any]:
         "variable_module": np.array(module_of, dtype=np.int64),
         "gbps": np.array(gbps, dtype=np.float64),
         "cost": np.array(cost, dtype=np.float64),
+        "module_cost": np.where(np.array(module_of) >= 0, np.array(cost, dtype=np.float64), 0.0),
         "upper": np.array(upper, dtype=np.float64),
         "rows": np.array(rows, dtype=np.float64).reshape(-1, len(cost)),
         "limits": np.array(limits, dtype=np.float64),

@@ -95,6 +95,4 @@ def variables_of(network: Network, plan: Plan) -> Array:
                 raise InvalidInputError(f"Module {k} of link {name!r} is dominated by others; use those.")
             if count:
                 x[known[i, k]] = count
-        if any(row) and (i, -1) in known:
-            x[known[i, -1]] = 1.0
-    return x
+    return network.complete(x)

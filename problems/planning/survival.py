@@ -127,7 +127,7 @@ def edge_prices(network: Network) -> Array:
     """[e] cheapest price of a usable Gbps on each edge, relative to the mean; 1 where nothing can be bought."""
     result = np.full(len(network.edges), np.inf)
     buys = np.flatnonzero(network.gbps > 0.0)
-    price = network.cost[buys] / network.gbps[buys]
+    price = network.module_cost[buys] / network.gbps[buys]
     np.minimum.at(result, network.link_edge[network.variable_link[buys]], price)
     known = result[np.isfinite(result)]
     mean = float(known.mean()) if len(known) and known.mean() > 0.0 else 1.0

@@ -1,0 +1,239 @@
+"""Planning as problems of the engine: linear prices, and costs that are not linear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from problems.planning.decomposition import Decomposition
+from problems.planning.instance import PlanningInstance
+from problems.planning.judge import Judge, Verdict
+from problems.planning.judgment import violation_of
+from problems.planning.moves import neighbors
+from problems.planning.neighborhoods import heuristic_plans
+from problems.planning.network import Network, compile_instance
+from problems.planning.objectives import Objective
+from problems.planning.oracle import SurvivableOracle
+from problems.planning.plan import Plan, plan_of
+from surco.bridge import to_numpy, to_torch
+from surco.errors import InfeasibleError
+from surco.protocols import Exact
+
+HEURISTIC_SECONDS = 3.0  # per rule
+BOUND_SECONDS = 1.0
+
+
+class PlanningProblem:
+    """Cheapest whole modules so that all demands can be carried in every failure.
+
+    Variables: x [n], whole numbers of modules per link (see ``network``), plus 0-1 set-up variables where links have
+    set-up costs. Feasible: capacity, exclusivity, spectrum and lease rules hold, and for the intact network and every
+    failure the demands that it must carry can be routed (fractionally, rerouted freely) within ``load_factor`` times the
+    surviving capacity. Objective: prices of modules and set-ups.
+
+    The linear form needs no learning: ``exact`` proves its answers. The costs that are not linear are
+    :class:`NonlinearPlanning`.
+
+    Args:
+        instance: what is planned.
+        id: of the problem; default ``planning/<name>``.
+        spec: JSON object that rebuilds it; default the whole instance.
+        tolerance: relative gap at which ``exact`` stops.
+    """
+
+    is_differentiable = True
+    is_convex = True
+
+    def __init__(
+        self,
+        instance: PlanningInstance,
+        *,
+        id: str | None = None,
+        spec: Mapping[str, Any] | None = None,
+        tolerance: float = 1e-4,
+    ) -> None:
+        self.instance = instance
+        self.network: Network = compile_instance(instance)
+        self.tolerance = tolerance
+        self.id = id if id is not None else f"planning/{instance.name}"
+        self.spec: Mapping[str, Any] = (
+            dict(spec) if spec is not None else {"domain": "planning", "instance": instance.to_spec()}
+        )
+        self.engine = Decomposition(self.network, tolerance=tolerance)
+        self.oracle = SurvivableOracle(self.engine)
+        self._heuristics: dict[str, Tensor] | None = None
+        self._judge = Judge(instance)
+
+    # ------------------------------------------------------------------ the four parts
+
+    def objective(self, x: Tensor) -> Tensor:
+        """Price, [..., n] -> [...]."""
+        return x @ torch.from_numpy(self.network.cost).to(x)
+
+    def violation(self, x: Tensor) -> Tensor:
+        """[..., n] -> [...] by the independent judge; 0 if feasible."""
+        flat = to_numpy(x).reshape(-1, self.network.n)
+        return to_torch([violation_of(self.network, row) for row in flat]).reshape(x.shape[:-1])
+
+    def initial_costs(self) -> Tensor:
+        """[n], the prices."""
+        return to_torch(self.network.cost)
+
+    # ------------------------------------------------------------------ talents
+
+    def lower_bound(self) -> float:
+        """Bound of the relaxation, as far as it comes within a second."""
+        self.engine.run(BOUND_SECONDS, is_root_only=True)
+        return self.engine.lower
+
+    def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
+        """The decomposition; it goes on where an earlier call stopped."""
+        if start is not None:
+            self.engine.offer_checked(to_numpy(start))
+        bounds = self.engine.run(seconds)
+        best = self.engine.best
+        return Exact(
+            None if best is None else to_torch(best),
+            bounds.lower,
+            is_optimal=bounds.gap <= 1e-9,
+            work=self.engine.statistics.lps,
+        )
+
+    def heuristics(self) -> Mapping[str, Tensor]:
+        """Greedy, greedy and trim, rounding, greedy box, neighborhoods; each within a few seconds, computed once."""
+        if self._heuristics is None:
+            self.engine.prepare()
+            plans = heuristic_plans(self.engine, seconds=HEURISTIC_SECONDS)
+            self._heuristics = {name.replace("-", "_"): to_torch(x) for name, x in plans.items()}
+        return self._heuristics
+
+    def moves(self, x: Tensor, *, count: int, generator: torch.Generator) -> Tensor:
+        """Plans that differ by a module taken away, added, or moved to another link; all survive."""
+        seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+        found = neighbors(self.engine, to_numpy(x), count=count, rng=np.random.default_rng(seed))
+        return to_torch(found.reshape(-1, self.network.n))
+
+    def metrics(self, x: Tensor) -> Mapping[str, float]:
+        """Price, capacity, use of links, worst and mean utilization."""
+        verdict = self.verdict(x)
+        intact = list(verdict.states[0].utilization.values())
+        worst = max((max(s.utilization.values(), default=0.0) for s in verdict.states if s.is_survived), default=0.0)
+        new = self.plan(x).installed_gbps(self.instance)
+        return {
+            "price": verdict.cost,
+            "installed_gbps": float(sum(new)),
+            "links_used": float(sum(gbps > 0 for gbps in new)),
+            "mean_utilization": float(np.mean(intact)) if intact else 0.0,
+            "worst_utilization": float(worst),
+            "states_survived": float(sum(s.is_survived for s in verdict.states)),
+            "states_excused": float(len(verdict.excused)),
+        }
+
+    def describe(self, x: Tensor) -> str:
+        """The judge's verdict and the largest links."""
+        verdict, new = self.verdict(x), self.plan(x).installed_gbps(self.instance)
+        order = np.argsort(-np.array(new))[:8]
+        largest = ", ".join(f"{self.instance.links[i].name} {new[i]:,.0f}" for i in order if new[i] > 0)
+        lines = [f"{self.instance.name}: the judge says {verdict}"]
+        if self.network.skipped:
+            lines.append(f"failures left out because they disconnect a demand: {', '.join(self.network.skipped[:8])}")
+        lines.append(f"largest new capacities (Gbps): {largest or 'none'}")
+        return "\n".join(lines)
+
+    def figures(self, x: Tensor) -> Mapping[str, Any]:
+        """The map of the plan, and the gap of the exact engine against time where it ran."""
+        from problems.planning.charts import gap_figure, plan_map
+
+        figures = {"Plan": plan_map(self.instance, self.plan(x), self.verdict(x))}
+        if len(self.engine.statistics.trace) > 1:
+            figures["Bounds of the exact engine"] = gap_figure(self.engine.statistics.trace)
+        return figures
+
+    def explain_infeasibility(self) -> str:
+        """Which cut or which rules leave no plan."""
+        try:
+            self.engine.run(5.0, is_root_only=True)
+        except InfeasibleError as error:
+            return str(error)
+        return "No conflict found: some plan survives."
+
+    # ------------------------------------------------------------------ plans
+
+    def plan(self, x: Tensor) -> Plan:
+        """Plan of variables x [n]."""
+        return plan_of(self.network, to_numpy(x))
+
+    def verdict(self, x: Tensor) -> Verdict:
+        """The independent judge on x [n]."""
+        return self._judge(self.plan(x))
+
+
+class NonlinearPlanning(PlanningProblem):
+    """The same plans under a cost that is not linear; see :mod:`problems.planning.objectives`.
+
+    Args:
+        instance: one module size per link, ``max_gbps`` set (it bounds the search).
+        objective: class of :data:`problems.planning.objectives.OBJECTIVES`, called with the network and ``options``.
+        options: of the objective.
+        others: as of :class:`PlanningProblem`.
+    """
+
+    def __init__(
+        self, instance: PlanningInstance, objective: type, *, options: Mapping[str, Any] | None = None, **others: Any
+    ) -> None:
+        super().__init__(instance, **others)
+        self.cost: Objective = objective(self.network, **(options or {}))
+        self.is_convex = self.cost.is_convex
+        self.is_differentiable = self.cost.is_differentiable
+        self.oracle = SurvivableOracle(self.engine, seconds=2.0, gap=1e-3)
+
+    def objective(self, x: Tensor) -> Tensor:
+        """The cost, [..., n] -> [...]."""
+        return self.cost.value(x)
+
+    def initial_costs(self) -> Tensor:
+        """[n], the natural linear prices."""
+        return to_torch(self.cost.linear)
+
+    def lower_bound(self) -> float:
+        """The bound of the prices alone where the cost is prices plus something >= 0, else 0."""
+        return super().lower_bound() if self.is_convex else 0.0
+
+    exact = None  # type: ignore[assignment]  # only where an integer program is exact: ProgrammedPlanning
+
+    def metrics(self, x: Tensor) -> Mapping[str, float]:
+        """Parts of the cost, and the metrics of the plan."""
+        return {**super().metrics(x), **self.cost.metrics(to_numpy(x))}
+
+
+class ProgrammedPlanning(NonlinearPlanning):
+    """A nonlinear cost that a piecewise-linear integer program states exactly; its decomposition is ``exact``."""
+
+    def __init__(self, *arguments: Any, **others: Any) -> None:
+        super().__init__(*arguments, **others)
+        program = self.cost.integer_program()
+        assert program is not None
+        self._program_network, self._constant = program
+        self._program: Decomposition | None = None
+
+    def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:  # type: ignore[override]
+        """Decomposition of the piecewise-linear program; it goes on where an earlier call stopped."""
+        n, network = self.network.n, self._program_network
+        if self._program is None:
+            self._program = Decomposition(network, tolerance=self.tolerance, constant=self._constant)
+        if start is not None:
+            wide = np.zeros(network.n)
+            wide[:n] = to_numpy(start)
+            self._program.offer_checked(network.complete(wide))
+        bounds = self._program.run(seconds)
+        best = self._program.best
+        return Exact(
+            None if best is None else to_torch(best[:n]),
+            bounds.lower,
+            is_optimal=bounds.upper - bounds.lower <= 1e-9 * max(abs(bounds.upper), 1.0),
+            work=self._program.statistics.lps,
+        )
