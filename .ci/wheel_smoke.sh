@@ -13,6 +13,7 @@ PYTHON="$root/.venv/bin/python" bash "$root/.ci/venv.sh" "$work/venv"
 cd "$work" # nothing of the repository is importable from here
 venv/bin/python -I - <<'PY'
 import importlib
+import importlib.util
 
 for name in ("solvers", "surco", "problems", "rl"):
     where = importlib.import_module(name).__file__
@@ -22,15 +23,22 @@ for name in ("tests", "benchmarks"):
 PY
 venv/bin/surco list paths/ >list.txt
 grep -q '^paths/' list.txt || { echo "surco list shows no paths/ id:"; cat list.txt; exit 1; }
-venv/bin/surco solve paths/grid-5-code-v0 --calls 20 --seed 0 --out run --json >solve.txt
-tail -n 1 solve.txt | venv/bin/python -I -c '
+
+solve() { # METHOD: solve under 20 oracle calls, and check the JSON line
+    venv/bin/surco solve paths/grid-5-code-v0 --method "$1" --calls 20 --seed 0 --out "run-$1" --json >"$1.txt"
+    tail -n 1 "$1.txt" | venv/bin/python -I -c '
 import json, math, sys
 
 row = json.loads(sys.stdin.read())
 keys = "id method value bound gap is_feasible status oracle_calls objective_calls seconds cpu_seconds seed".split()
 assert not (missing := [key for key in keys if key not in row]), f"missing {missing}"
 assert row["is_feasible"] is True and math.isfinite(row["value"]), row
-assert 1 <= row["oracle_calls"] <= 22, row  # the budget of 20 is respected within 10 percent
+assert 0 <= row["oracle_calls"] <= 22, row  # the budget of 20 is respected within 10 percent
+assert row["method"] == sys.argv[1] and row["seed"] == 0, row
 print("wheel smoke:", {key: row[key] for key in keys})
-'
-test -s run/result.json && test -s run/report.html
+' "$1"
+    test -s "run-$1/result.json" && test -s "run-$1/report.html"
+}
+solve random
+solve auto
+venv/bin/surco check paths/grid-5-code-v0 >/dev/null
