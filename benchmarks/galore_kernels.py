@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.galore_peers import (
-    RowwiseAdagrad,
     drifted,
     galore_torch_adamw,
     median,
@@ -19,7 +18,7 @@ from benchmarks.galore_peers import (
     state_bytes,
     times_ms,
 )
-from surco.optim import GaLore
+from surco.optim import GaLore, RowwiseAdagrad
 from surco.optim.moments import rotate_moments
 from surco.optim.subspace import find_subspace, gram_subspace, power_subspace
 

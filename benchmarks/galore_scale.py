@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.galore_peers import RowwiseAdagrad, RowwiseAdam, state_bytes
-from surco.optim import GaLore
+from benchmarks.galore_peers import state_bytes
+from surco.optim import GaLore, RowwiseAdagrad, RowwiseAdam
 
 FIELDS = 26  # categorical features, as in the Criteo sets
 Row = dict[str, Any]

@@ -4,6 +4,7 @@ from surco.optim.diagnostics import captured_energy, report, spectrum
 from surco.optim.fused import ClipNorm, FusedBackward
 from surco.optim.galore import GaLore
 from surco.optim.options import Conventions, Implementation, Inner, Mode, Projection, Refresh
+from surco.optim.rowwise import RowwiseAdagrad, RowwiseAdam
 
 __all__ = [
     "ClipNorm",
@@ -15,6 +16,8 @@ __all__ = [
     "Mode",
     "Projection",
     "Refresh",
+    "RowwiseAdagrad",
+    "RowwiseAdam",
     "captured_energy",
     "report",
     "spectrum",
