@@ -33,9 +33,15 @@ def quick_bound(problem: ShardingProblem) -> float:
     blocked = problem.oracle.blocked
     if not np.isfinite(blocked).any(axis=1).all():
         return math.inf
-    devices = len(problem.devices)
     if problem.cost.combine is Combine.SLOWEST_DEVICE:
         return makespan_bound(problem.single_ms.sum(0) + blocked)
+    return float(phase_bounds(problem).sum())
+
+
+def phase_bounds(problem: ShardingProblem) -> Array:
+    """[4], lower bound on the (smooth) max over devices of each phase alone."""
+    blocked = problem.oracle.blocked
+    devices = len(problem.devices)
     slowest, mean = np.zeros((4, 1)), np.zeros((4, 1))
     for phase in range(4):
         loads = problem.single_ms[phase] + blocked
@@ -43,7 +49,7 @@ def quick_bound(problem: ShardingProblem) -> float:
         mean[phase] = loads.min(axis=1).sum() / devices
     times = problem.cost.times_ms(torch.from_numpy(np.stack([slowest, mean]))).numpy()[..., 0]  # [2, 4]
     smooth = times[1] + problem.cost.temperature_ms * math.log(devices)
-    return float(np.maximum(times[0], smooth).sum())
+    return np.maximum(times[0], smooth)
 
 
 def makespan_bound(loads: Array) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from problems.sharding import rules
 from problems.sharding.constraints import Constraints, resolve
-from problems.sharding.costs import PHASES, AdditiveCost, CostModel, features_of
+from problems.sharding.costs import PHASES, AdditiveCost, Combine, CostModel, features_of
 from problems.sharding.growth import tractable_classes
 from problems.sharding.memory import capacity_bytes, memory_bytes
 from problems.sharding.moves import neighbors
@@ -222,6 +222,11 @@ class ShardingProblem:
         from problems.sharding.bounds import quick_bound
 
         return quick_bound(self)
+
+    @property
+    def exact_is_fast(self) -> bool:
+        """Whether `exact` is a matter of a second or so on most instances: where loads add up."""
+        return self.cost.combine is Combine.SLOWEST_DEVICE
 
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
         """Local search, then a certified bound (see ``problems.sharding.exact``)."""

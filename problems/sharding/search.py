@@ -71,6 +71,15 @@ class PlanSearch:
             if not (self._improve(self._critical()) or self._improve(None)):
                 return
 
+    def offer(self, choice: Index) -> None:
+        """Go on from another feasible plan if it is better than the best."""
+        kept = self.choice
+        self._start(choice)
+        if self.value < self.best_value:
+            self.best, self.best_value = self.choice.copy(), self.value
+        else:
+            self._start(kept)
+
     # ------------------------------------------------------------------ inside
 
     def _start(self, choice: Index) -> None:

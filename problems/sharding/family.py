@@ -1,0 +1,265 @@
+"""Families of sharding instances: drawn tables on devices, as features for the assignment network."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from problems.sharding.costs import AdditiveCost, BoundAdditive, BoundCost, CostModel
+from problems.sharding.fused import BoundFused, FusedCost
+from problems.sharding.generator import DIMS
+from problems.sharding.problem import ShardingProblem
+from solvers.fanout import MapPool
+from surco.bridge import to_torch
+from surco.errors import InvalidInputError
+from surco.family import Batch, Family, Features, Instance, Schema, Split
+from surco.protocols import Problem
+
+ITEM_CHANNELS = 5
+BIN_CHANNELS = 3
+MEMORY_SLACK = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What is drawn: tables and devices log-uniform between their limits, and the keyword arguments of the domain."""
+
+    tables: tuple[int, int]
+    devices: tuple[int, int]
+    cost_model: CostModel
+    pooling_sigma: float = 1.6
+    rows_sigma: float = 2.0
+    dims: tuple[int, ...] = DIMS
+
+
+class ShardingFamily(Family):
+    """Tables on alike devices.
+
+    Features of an instance with T tables and D devices: ``weights`` [F, T, D], the cost model's features of a table
+    on a device; ``item`` [T, 5] and ``bin`` [D, 3], descriptions in logarithms; ``context`` [F], log of the mean load
+    of a device; ``start`` [T, D], the plan of the ``marginal`` rule (else of another rule); ``allowed`` [T, D];
+    ``memory`` [T] and ``capacity`` [D], as shares of the largest capacity; ``variables`` [T, D], ones.
+
+    The rule's plan costs T D evaluations of the cost model, as it does when the rule is a baseline. No other value of
+    the objective enters the features.
+
+    Args:
+        id: name of the family.
+        distribution: what is drawn.
+    """
+
+    gradient = "local"
+
+    def __init__(self, id: str, distribution: Distribution) -> None:
+        self.id = id
+        self.distribution = distribution
+        self.model = distribution.cost_model
+        count = 6 if isinstance(self.model, FusedCost) else 4
+        self.schema = Schema(
+            f"sharding-{self.model.name}-1",
+            {"item": ITEM_CHANNELS, "bin": BIN_CHANNELS, "context": count, "weights": count},
+        )
+        # Everything but the weights of a bound cost is a setting of the model, so one serves the whole batch.
+        ones = np.ones((count, 1, 1))
+        self._cost: BoundCost = (
+            BoundFused(self.model, ones) if isinstance(self.model, FusedCost) else BoundAdditive(ones)
+        )
+
+    def draw(self, split: Split, rng: np.random.Generator) -> ShardingProblem:
+        """Draw sizes, then tables; the memory is the smallest accelerator that serves."""
+        from problems.sharding.domain import dlrm
+
+        d = self.distribution
+        count = _log_uniform(rng, *d.devices)
+        tables = _log_uniform(rng, *d.tables)
+        for _ in range(100):
+            try:
+                return dlrm(
+                    tables,
+                    count,
+                    self.id,
+                    self.model,
+                    seed=int(rng.integers(2**62)),
+                    dims=d.dims,
+                    rows_sigma=d.rows_sigma,
+                    pooling_sigma=d.pooling_sigma,
+                )
+            except InvalidInputError:  # more tables than any accelerator of that count holds: other sizes
+                count = _log_uniform(rng, *d.devices)
+                tables = _log_uniform(rng, *d.tables)
+        raise InvalidInputError(f"{self.id}: a hundred draws in a row do not fit into memory. Draw fewer tables.")
+
+    def features(self, problem: Problem) -> Features:
+        """Describe a sharding problem with the same cost model.
+
+        Raises:
+            InvalidInputError: another domain, another cost model, or no rule finds a plan.
+        """
+        if not isinstance(problem, ShardingProblem):
+            raise InvalidInputError(f"Expected a sharding problem for `{self.id}`, got {type(problem).__name__}.")
+        if problem.cost_model != self.model:
+            raise InvalidInputError(
+                f"Expected the cost model {self.model} of `{self.id}`, got {problem.cost_model}. "
+                "Train a prior on a family with that cost model."
+            )
+        start = next((problem.rule_choices[name] for name in ("marginal", "lpt", "best_fit") if name in problem.rule_choices), None)
+        if start is None:
+            raise InvalidInputError("Expected memory for at least one greedy plan, which the network starts from.")
+        weights = to_torch(problem.cost.weights)
+        total = weights.mean(-1).sum(-1) / len(problem.devices)  # [F], mean load of a device
+        capacity = to_torch(problem.capacity_bytes)
+        memory = to_torch(problem.table_bytes) / capacity.max()
+        relative = weights.mean(-1) / total.clamp(min=1e-12)[:, None]  # [F, T]
+        single = to_torch(problem.cost.single_ms()).sum(0).mean(-1)  # [T]
+        item = torch.stack(
+            [
+                _log(single / single.sum() * len(problem.devices)),
+                _log(relative.amax(0)),
+                _log(relative.amin(0)),
+                _log(memory),
+                torch.tensor([math.log2(t.dim) / 7.0 for t in problem.tables], dtype=torch.float64),
+            ],
+            dim=-1,
+        )
+        count = len(problem.devices)
+        speed = torch.tensor([d.hbm_gib_per_s for d in problem.devices], dtype=torch.float64)
+        size = torch.full((count,), math.log(count) / 3.0, dtype=torch.float64)
+        allowed = to_torch(problem.placement.allowed[problem.placement.group])
+        plan = problem.plan(problem.design(start))
+        return {
+            "weights": weights,
+            "item": item,
+            "bin": torch.stack([capacity / capacity.max(), speed / speed.max(), size], dim=-1),
+            "context": total.clamp(min=1e-12).log(),
+            "start": plan,
+            "allowed": allowed,
+            "memory": memory,
+            "capacity": capacity / capacity.max(),
+            "variables": torch.ones_like(plan),
+        }
+
+    def objective(self, features: Features, x: Tensor) -> Tensor:
+        """Milliseconds of padded plans [B, ..., T, D] -> [B, ...]."""
+        weights = features["weights"].to(x)
+        loads = torch.einsum("bftd,b...td->b...fd", weights, x)
+        return self._value(features, self._cost.times_ms(self._cost.loads_ms(loads)))
+
+    def _value(self, features: Features, times: Tensor) -> Tensor:
+        """Times [B, ..., 4, D] -> [B, ...], padded devices left out."""
+        exists = (features["capacity"] > 0)[(slice(None), *[None] * (times.ndim - 2), slice(None))]
+        value = times.masked_fill(~exists, -torch.inf) if self._cost.temperature_ms else times
+        return self._cost.value_ms(value)
+
+    def local_values(self, features: Features, x: Tensor) -> Tensor:
+        """F [B, T, D] of padded plans x [B, T, D] with one table moved; exact, of one device's change at a time."""
+        cost, weights = self._cost, features["weights"].to(x)
+        loads = torch.einsum("bftd,btd->bfd", weights, x)
+        base = cost.times_ms(cost.loads_ms(loads))  # [B, 4, D]
+        without = loads[:, :, None] - weights * x[:, None]  # [B, F, T, D], differs where the table is
+        added = without + weights
+        times_without = cost.times_ms(cost.loads_ms(without.transpose(1, 2).clamp(min=0.0)))  # [B, T, 4, D]
+        times_with = cost.times_ms(cost.loads_ms(added.transpose(1, 2)))
+        here = x[:, :, None, :] > 0.5  # [B, T, 1, D]
+        removed = torch.where(here, times_without, base[:, None])  # [B, T, 4, D] with the table nowhere
+        devices = x.shape[-1]
+        target = torch.eye(devices, dtype=torch.bool, device=x.device)[:, None]  # [D, 1, D]
+        moved = torch.where(target, times_with[:, :, None], removed[:, :, None])  # [B, T, D, 4, D]
+        return self._value(features, moved)
+
+    def scale(self, features: Features) -> Tensor:
+        """[B], milliseconds of the starting plan."""
+        return self.objective(features, features["start"]).clamp(min=1e-9)
+
+    def aligned(self, features: Features, costs: Tensor) -> Tensor:
+        """Rename alike devices so that the cheapest choice of every table is a canonical plan.
+
+        The oracle's set holds one labelling of a plan; costs that mean another one would be misread.
+        """
+        from problems.sharding.symmetry import first_positions  # noqa: F401 - the rule that this follows
+
+        raise NotImplementedError
+
+    def network(self, **config: Any) -> torch.nn.Module:
+        """The assignment network for this schema."""
+        from surco.networks import AssignmentNetwork
+
+        channels = self.schema.channels
+        return AssignmentNetwork(
+            items=channels["item"], bins=channels["bin"], weights=channels["weights"], **config
+        )
+
+    def reference(self, problem: Problem) -> float:
+        """Value of the best greedy rule."""
+        assert isinstance(problem, ShardingProblem)
+        return min(float(problem.objective(x)) for x in problem.heuristics().values())
+
+    def solve(
+        self, batch: Batch, instances: Sequence[Instance], costs: Tensor, *, pool: MapPool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cheapest device of every table where the memory allows, on the device of the costs; else the oracle.
+
+        The labels of alike devices are free here: the objective does not see them.
+        """
+        variables, features = batch.variables[:, None], batch.features
+        blocked = ~(variables & (features["allowed"] > 0)[:, None])
+        choice = costs.masked_fill(blocked, torch.inf).argmin(-1, keepdim=True)
+        x = torch.zeros_like(costs).scatter_(-1, choice, 1.0) * variables
+        used = torch.einsum("bmtd,bt->bmd", x.double(), features["memory"].double())
+        capacity = features["capacity"].double()[:, None]
+        fits = (used <= capacity * (1 + MEMORY_SLACK)).all(-1)  # [B, M]
+        if bool(fits.all()):
+            return x, torch.ones_like(fits)
+        rows = (~fits).any(1).nonzero().squeeze(-1).tolist()
+        part = Batch({name: value[rows] for name, value in features.items()})
+        exact, found = super().solve(part, [instances[b] for b in rows], costs[rows], pool=pool)
+        has_point = torch.ones_like(fits)
+        for k, b in enumerate(rows):
+            x[b] = torch.where(fits[b][:, None, None], x[b], exact[k])
+            has_point[b] = fits[b] | found[k]
+        return x, has_point
+
+
+def _log(values: Tensor) -> Tensor:
+    return values.clamp(min=1e-9).log()
+
+
+def _log_uniform(rng: np.random.Generator, low: int, high: int) -> int:
+    return low if low == high else round(math.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+@functools.cache
+def catalog() -> Mapping[str, tuple[str, Distribution]]:
+    """Id -> (description, distribution)."""
+    entries: dict[str, tuple[str, Distribution]] = {}
+    for model, suffix, words in ((AdditiveCost(), "", "additive cost"), (FusedCost(), "-nonlinear", "nonlinear cost")):
+        for tables in (50, 200):
+            for devices in (4, 8, 16):
+                entries[f"sharding/dlrm-{tables}t-{devices}d{suffix}-v0"] = (
+                    f"{tables} drawn tables on {devices} devices; {words}",
+                    Distribution((tables, tables), (devices, devices), model),
+                )
+        entries[f"sharding/dlrm-mixed{suffix}-v0"] = (
+            f"10 to 200 drawn tables on 2 to 32 devices; {words}",
+            Distribution((10, 200), (2, 32), model),
+        )
+        entries[f"sharding/dlrm-50t-8d-heavy{suffix}-v0"] = (
+            f"50 drawn tables on 8 devices, pooling factors spread wider (a shifted distribution); {words}",
+            Distribution((50, 50), (8, 8), model, pooling_sigma=2.0),
+        )
+        entries[f"sharding/dlrm-100t-8d{suffix}-v0"] = (
+            f"100 drawn tables on 8 devices (a shifted distribution); {words}",
+            Distribution((100, 100), (8, 8), model),
+        )
+    return entries
+
+
+def family(id: str) -> ShardingFamily:
+    """The family of an id of `catalog`."""
+    return ShardingFamily(id, catalog()[id][1])
