@@ -20,6 +20,7 @@ from problems.paths.instances import (
 )
 from problems.paths.route import OnTimeRoute
 from surco.errors import InvalidInputError, UnknownIdError
+from surco.family import Family
 from surco.registry import closest
 
 _GRID = re.compile(r"paths/grid-(\d+)-(code|paper)-v0")
@@ -104,6 +105,18 @@ class PathsDomain:
             overrides = {key: value for key, value in spec.items() if key not in ("domain", "id")}
             return self.make(str(spec["id"]), **overrides)
         return OnTimeRoute(*graph_spec.read(spec))
+
+    def families(self) -> Mapping[str, str]:
+        """Family id -> one line of description."""
+        from problems.paths import family
+
+        return {id: line for id, (line, _) in family.catalog().items()}
+
+    def family(self, id: str) -> Family:
+        """The family of an id of ``families``."""
+        from problems.paths import family
+
+        return family.family(id)
 
 
 def _deadline(deadline: str | float, least_expected_time: float) -> float:

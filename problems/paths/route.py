@@ -27,7 +27,8 @@ from surco.errors import InvalidInputError
 from surco.protocols import Exact
 
 HEURISTIC_DEVIATIONS = 0.5
-HULL_SECONDS = 2.0  # a few trees take this long on a million edges only
+QUICK_SECONDS = 2.0  # a few trees take this long on a million edges only
+QUICK_LABELS = 2_000
 LABEL_LIMIT_WITHOUT_CLOCK = 100_000
 
 
@@ -103,7 +104,7 @@ class OnTimeRoute:
         self.id = id
         self._spec = spec
         self._graph_spec: dict[str, Any] = {}  # filled once, for all deadlines
-        self._supported: Supported | None = None  # parametric search, kept: bound, heuristic and exact method share it
+        self._quick: tuple[Supported, int] | None = None
         self.query = Query(network, start, end, _checked_deadline(deadline), mean_tree, variance_tree)
         self.oracle = shortest_path(graph, source, target)
         if self.oracle.edges != network.edges:
@@ -127,7 +128,7 @@ class OnTimeRoute:
         """The same network, ends and trees under another deadline, in no time; the rest as for a new problem."""
         other = copy.copy(self)
         other.query = dataclasses.replace(self.query, deadline=_checked_deadline(deadline))
-        other.id, other._spec, other._supported = id, spec, None
+        other.id, other._spec, other._quick = id, spec, None
         return other
 
     @property
@@ -174,32 +175,37 @@ class OnTimeRoute:
         Without ``seconds`` the search stops at a fixed number of labels, so that it does not depend on the clock.
         ``work`` counts shortest-path trees and labels.
         """
-        found, is_late = self._supported, self.deadline < self.least_expected_time
+        found, labels = self._quick or (None, 0)
+        is_late = self.deadline < self.least_expected_time
         if found is None or not (found.is_optimal or is_late):
             found = search_hull(self.query, seconds=seconds)
-        labels = 0
         if is_late and not found.is_optimal:
-            found = dataclasses.replace(found, slopes=list(found.slopes))  # the cached one stays as it is
+            found = dataclasses.replace(found)  # the kept one stays as it is
             if start is not None and float(self.violation(start)) == 0.0:
                 found.best = min(found.best, self.query.route(self._columns(start)), key=lambda route: route.value)
             limit = LABEL_LIMIT if seconds is not None else LABEL_LIMIT_WITHOUT_CLOCK
-            labels = close_gap(self.query, found, seconds=seconds, label_limit=limit)
+            labels += close_gap(self.query, found, seconds=seconds, label_limit=limit)
         x = self._vector(found.best.columns)
         return Exact(x, self._bound(found, x), found.is_optimal, found.trees + labels)
 
     def lower_bound(self) -> float:
-        """Bound on f by parametric shortest paths: a few trees, mostly tight (see :mod:`problems.paths.hull`)."""
-        if self._supported is None:
-            self._supported = search_hull(self.query, seconds=HULL_SECONDS)
-        found = self._supported
+        """Bound on f by parametric shortest paths and a few labels: mostly tight."""
+        found = self._quick_search()
         return self._bound(found, self._vector(found.best.columns))
 
     @property
     def exact_is_fast(self) -> bool:
-        """Whether parametric search alone proves the optimum: then ``exact`` costs a few shortest-path trees."""
-        self.lower_bound()
-        assert self._supported is not None
-        return self._supported.is_optimal
+        """Whether a few shortest-path trees and labels prove the optimum."""
+        return self._quick_search().is_optimal
+
+    def _quick_search(self) -> Supported:
+        """Parametric search and at most ``QUICK_LABELS`` labels, once: bound, heuristic and exact method share it."""
+        if self._quick is None:
+            found, labels = search_hull(self.query, seconds=QUICK_SECONDS), 0
+            if not found.is_optimal and self.deadline < self.least_expected_time:
+                labels = close_gap(self.query, found, seconds=QUICK_SECONDS, label_limit=QUICK_LABELS)
+            self._quick = found, labels
+        return self._quick[0]
 
     def _bound(self, found: Supported, x: Tensor) -> float:
         # A proof up to rounding bounds f by the value of the proven path, last digits included.
@@ -215,7 +221,7 @@ class OnTimeRoute:
         return {
             "least_expected_time": self._vector(network.follow(query.mean_tree, query.source)),
             "mean_plus_half_sd": to_torch(self.oracle.solve(risk_averse[None]).x[0]),
-            "hull_search": self._vector((self._supported or search_hull(query, seconds=HULL_SECONDS)).best.columns),
+            "hull_search": self._vector(search_hull(query, seconds=QUICK_SECONDS).best.columns),
         }
 
     def moves(self, x: Tensor, *, count: int, generator: torch.Generator) -> Tensor:
