@@ -26,6 +26,7 @@ from surco.report_page import (
 )
 from surco.result import Result, SolveStatus, relative_gap
 
+SHOWN_METRICS = 12  # a longer table is folded
 TONES = {SolveStatus.OPTIMAL: "good", SolveStatus.CONVERGED: "good"}
 
 
@@ -148,7 +149,8 @@ def design(result: Result, *, heading: bool = True) -> str:
             parts.append(f"<p class=bad>{escaped(why)}</p>")
     if result.metrics:
         rows = [[Cell(name), Cell(number(float(value)), True)] for name, value in result.metrics.items()]
-        parts.append(table(("metric", "value"), rows))
+        metrics = table(("metric", "value"), rows)
+        parts.append(metrics if len(rows) <= SHOWN_METRICS else folded(f"Metrics, {len(rows)} of them", metrics))
     parts.append(folded(f"x, {len(result.x)} numbers", preformatted(json.dumps(result.x.tolist()), wrap=True)))
     return section("The design", "\n".join(parts)) if heading else "\n".join(parts)
 

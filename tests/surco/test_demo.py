@@ -30,8 +30,8 @@ def test_the_shipped_jobs_are_real_and_compared_with_every_rule_of_the_field() -
         assert names[0] == "auto"
         assert {"linear", "random", "local_search", "zero", *problem.heuristics()} <= set(names)
     assert "lpt" in cli_demo.methods(surco.make(cli_demo.JOBS[0].id))
-    # twelve methods at most under a limit in seconds leave time for the report within 90 s
-    assert sum(job.seconds * 5 for job in cli_demo.JOBS) < 60
+    # auto, random, local_search and zero may use their seconds up; the report must be written within 90 s
+    assert sum(4 * job.seconds for job in cli_demo.JOBS) < 60
 
 
 def test_demo_prints_what_it_saves(
@@ -55,7 +55,7 @@ def test_demo_prints_what_it_saves(
 def test_the_shipped_demo_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path), "--scale", "0.1"]) == 0
     out = capsys.readouterr().out
-    assert out.count("proven lower bound:") == 2
+    assert out.count("proven lower bound:") == len(cli_demo.JOBS)
     for word in ("auto", "linear", "lpt", "random", "local_search"):
         assert f"\n  {word}" in out
     assert (tmp_path / "report.html").stat().st_size > 100_000
