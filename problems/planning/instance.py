@@ -69,7 +69,8 @@ class Link:
         max_gbps: most capacity, existing and new; None means no limit.
         setup_cost: paid once if anything is installed.
         is_exclusive: at most one module, once (explicit capacities), instead of any combination.
-        ghz_per_gbps: spectrum that one Gbps takes on each of its fibers.
+        ghz_per_gbps: spectrum that one Gbps takes on each of its fibers; ``fiber_ghz_per_gbps`` instead gives it fiber
+            by fiber, in the order of ``fibers``.
     """
 
     name: str
@@ -83,6 +84,13 @@ class Link:
     is_exclusive: bool = False
     ghz_per_gbps: float = 0.0
     length_km: float = 0.0
+    fiber_ghz_per_gbps: tuple[float, ...] = ()
+
+    def ghz_on(self, fiber: str) -> float:
+        """Spectrum in GHz that one Gbps of the link takes on ``fiber``; 0 on fibers below others."""
+        if fiber not in self.fibers:
+            return 0.0
+        return self.fiber_ghz_per_gbps[self.fibers.index(fiber)] if self.fiber_ghz_per_gbps else self.ghz_per_gbps
 
 
 @dataclass(frozen=True, slots=True)

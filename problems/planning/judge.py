@@ -135,7 +135,10 @@ def _broken_rules(instance: PlanningInstance, plan: Plan) -> list[str]:
     for fiber in instance.fibers:
         over = [link for link in instance.links if fiber.name in link.fibers]
         gbps = sum(total[link.name] for link in over)
-        ghz = sum(total[link.name] * link.ghz_per_gbps for link in over)
+        ghz = 0.0
+        for link in over:
+            rates = link.fiber_ghz_per_gbps or (link.ghz_per_gbps,) * len(link.fibers)
+            ghz += total[link.name] * dict(zip(link.fibers, rates, strict=True))[fiber.name]
         if fiber.is_leased and fiber.lease_gbps is not None and gbps > fiber.lease_gbps * (1 + TOLERANCE):
             broken.append(f"fiber {fiber.name}: {gbps:g} Gbps exceed its lease of {fiber.lease_gbps:g}")
         if not fiber.is_leased and fiber.spectrum_ghz is not None and ghz > fiber.spectrum_ghz * (1 + TOLERANCE):

@@ -208,8 +208,8 @@ def _variables(instance: PlanningInstance, most_gbps: float) -> dict[str, Any]:
             used = sum(instance.links[i].existing_gbps for i in over)
             add(installed[over].sum(axis=0), fiber.lease_gbps - used, f"lease of fiber {fiber.name}")
         elif not fiber.is_leased and fiber.spectrum_ghz is not None:
-            weights = np.array([instance.links[i].ghz_per_gbps for i in over])
-            used = sum(instance.links[i].ghz_per_gbps * instance.links[i].existing_gbps for i in over)
+            weights = np.array([instance.links[i].ghz_on(fiber.name) for i in over])
+            used = sum(instance.links[i].ghz_on(fiber.name) * instance.links[i].existing_gbps for i in over)
             add(weights @ installed[over], fiber.spectrum_ghz - used, f"spectrum of fiber {fiber.name}")
     return {
         "variable_link": link_array,

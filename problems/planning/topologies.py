@@ -74,6 +74,7 @@ def from_topology(
     unit_gbps: float = UNIT_GBPS,
     allow_drawing_units: bool = False,
     name: str | None = None,
+    note: str = "topohub",
 ) -> PlanningInstance:
     """Instance of a topohub network: one link, one fiber and one module size per edge, cost = whole km per unit.
 
@@ -86,6 +87,7 @@ def from_topology(
         unit_gbps: size of one unit.
         allow_drawing_units: build it even if the distances are not kilometers (costs are then drawing units).
         name: of the instance.
+        note: where it comes from, first words of ``provenance``.
 
     Raises:
         InvalidInputError: drawing units, or no demands.
@@ -131,16 +133,38 @@ def from_topology(
         is_two_way=is_two_way,
         on_disconnection=Disconnection.SKIP,
         is_geographic=not has_drawing_units(data),
-        provenance=f"topohub; demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
+        provenance=f"{note}; demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
         f"{unit_gbps:g} Gbps per link direction; cost = whole km x units; every single link fails",
     )
     return instance.with_failures(single_link_failures(instance))
 
 
-def from_topohub(key: str, **options: Any) -> PlanningInstance:
-    """``from_topology`` of a network of topohub by key (``sndlib/polska``) or SNDlib name (``polska``)."""
+def from_topohub(
+    key: str, *, model: str | None = None, seed: int | None = None, **options: Any
+) -> PlanningInstance:
+    """``from_topology`` of a network of topohub by key (``sndlib/polska``) or SNDlib name (``polska``).
+
+    Args:
+        key: in topohub.
+        model: of :data:`problems.planning.demand_models.MODELS` instead of the network's own demands; needed where it
+            has none, as in Topology Zoo.
+        seed: of the model, where it draws.
+        options: of ``from_topology``.
+    """
+    from problems.planning.demand_models import MODELS
+
     key = key if "/" in key else f"sndlib/{key}"
-    return from_topology(topology(key), name=options.pop("name", key.split("/", 1)[1]), **options)
+    data = topology(key)
+    if model is not None:
+        if model not in MODELS:
+            raise InvalidInputError(f"Expected a demand model of {sorted(MODELS)}, got {model!r}.")
+        drawn = {} if seed is None else {"seed": seed}
+        options |= {
+            "demands": MODELS[model](data, **drawn),
+            "is_two_way": True,
+            "note": f"topohub with {model} demands" + ("" if seed is None else f", seed {seed}"),
+        }
+    return from_topology(data, name=options.pop("name", key.split("/", 1)[1]), **options)
 
 
 def _own_demands(data: Mapping[str, Any]) -> dict[tuple[int, int], float]:
