@@ -19,6 +19,7 @@ from problems.sharding.problem import ShardingProblem
 from problems.sharding.spec import DOMAIN_NAME
 from problems.sharding.tables import GIB_BYTES, Device, Optimizer, Workload
 from surco.errors import InvalidInputError, UnknownIdError
+from surco.instance_family import Family
 
 PER_HOST = 8
 MEMORY_CHOICES_GIB = (80, 141, 192, 288)  # accelerators that exist; a drawn instance takes the smallest that serves
@@ -134,6 +135,18 @@ class ShardingDomain:
     def from_spec(self, spec: Mapping[str, Any]) -> ShardingProblem:
         """Build a problem from its JSON object."""
         return ShardingProblem.from_spec(spec)
+
+    def families(self) -> Mapping[str, str]:
+        """Family id -> one line of description."""
+        from problems.sharding import family
+
+        return {id: line for id, (line, _) in family.catalog().items()}
+
+    def family(self, id: str) -> Family:
+        """The family of an id of ``families``."""
+        from problems.sharding import family
+
+        return family.family(id)
 
 
 DOMAIN = ShardingDomain()

@@ -16,10 +16,12 @@ from problems.sharding.costs import AdditiveCost, BoundAdditive, BoundCost, Cost
 from problems.sharding.fused import BoundFused, FusedCost
 from problems.sharding.generator import DIMS
 from problems.sharding.problem import ShardingProblem
+from problems.sharding.symmetry import Index, first_positions
 from solvers.fanout import MapPool
+from solvers.oracle import Array
 from surco.bridge import to_torch
 from surco.errors import InvalidInputError
-from surco.family import Batch, Family, Features, Instance, Schema, Split
+from surco.instance_family import Batch, Family, Features, Instance, Schema, Split
 from surco.protocols import Problem
 
 ITEM_CHANNELS = 5
@@ -109,7 +111,10 @@ class ShardingFamily(Family):
                 f"Expected the cost model {self.model} of `{self.id}`, got {problem.cost_model}. "
                 "Train a prior on a family with that cost model."
             )
-        start = next((problem.rule_choices[name] for name in ("marginal", "lpt", "best_fit") if name in problem.rule_choices), None)
+        start = next(
+            (problem.rule_choices[name] for name in ("marginal", "lpt", "best_fit") if name in problem.rule_choices),
+            None,
+        )
         if start is None:
             raise InvalidInputError("Expected memory for at least one greedy plan, which the network starts from.")
         weights = to_torch(problem.cost.weights)
@@ -177,23 +182,30 @@ class ShardingFamily(Family):
         """[B], milliseconds of the starting plan."""
         return self.objective(features, features["start"]).clamp(min=1e-9)
 
-    def aligned(self, features: Features, costs: Tensor) -> Tensor:
+    def relabeling(self, problem: Problem, costs: Array) -> Index | None:
         """Rename alike devices so that the cheapest choice of every table is a canonical plan.
 
-        The oracle's set holds one labelling of a plan; costs that mean another one would be misread.
+        The oracle's set holds one labelling of a plan; costs that mean another labelling would be misread.
         """
-        from problems.sharding.symmetry import first_positions  # noqa: F401 - the rule that this follows
-
-        raise NotImplementedError
+        assert isinstance(problem, ShardingProblem)
+        oracle = problem.oracle
+        if not oracle.classes:
+            return None
+        tables, devices = oracle.tables, oracle.devices
+        grouped = problem.placement.sum_groups(costs.reshape(-1, tables, devices)) + oracle.blocked
+        first = first_positions(grouped.argmin(-1), oracle.order, devices)
+        source = np.tile(np.arange(devices), (len(costs), 1))  # new name -> old name
+        for members in oracle.classes:
+            source[:, members] = members[np.argsort(first[:, members], axis=1, kind="stable")]
+        names = devices * np.arange(tables)[:, None] + source[:, None, :]
+        return names.reshape(len(costs), -1)
 
     def network(self, **config: Any) -> torch.nn.Module:
         """The assignment network for this schema."""
         from surco.networks import AssignmentNetwork
 
         channels = self.schema.channels
-        return AssignmentNetwork(
-            items=channels["item"], bins=channels["bin"], weights=channels["weights"], **config
-        )
+        return AssignmentNetwork(items=channels["item"], bins=channels["bin"], weights=channels["weights"], **config)
 
     def reference(self, problem: Problem) -> float:
         """Value of the best greedy rule."""

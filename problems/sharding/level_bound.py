@@ -87,7 +87,9 @@ class LevelProgram:
         self.groups = self.weights.shape[1]
         self.bound = -math.inf
         total = problem.single_ms.sum(0).min(axis=1)
-        self.heavy = np.unique(np.concatenate([np.argsort(-total)[:HEAVY], np.argsort(-self.weights[4].max(1))[:HEAVY]]))
+        self.heavy = np.unique(
+            np.concatenate([np.argsort(-total)[:HEAVY], np.argsort(-self.weights[4].max(1))[:HEAVY]])
+        )
         self.plan_loads = problem.cost.loads_ms(features_of_choice(problem, choice[None])[0]).numpy()[[0, 3]].T
         self._make_classes()
         self.blocks: list[Block] = []

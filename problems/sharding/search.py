@@ -133,7 +133,9 @@ class PlanSearch:
         swap = (choice[a] != choice[b]) & (~is_moving[b] | (a < b))
         swap &= fits[a, choice[b]] & fits[b, choice[a]]
         change = memory[a] - memory[b]
-        swap &= (self.used[choice[b]] + change <= limit[choice[b]]) & (self.used[choice[a]] - change <= limit[choice[a]])
+        swap &= (self.used[choice[b]] + change <= limit[choice[b]]) & (
+            self.used[choice[a]] - change <= limit[choice[a]]
+        )
         j, other = np.nonzero(swap)
         return (
             np.concatenate([moving[i], moving[j]]),
