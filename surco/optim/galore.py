@@ -173,12 +173,13 @@ class GaLore(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state from any device, each tensor in its own dtype (torch would cast it to that of the weight)."""
+        # torch also turns strings into generators; so every entry is taken from the source again.
         super().load_state_dict(state_dict)
         numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         for number, parameter in zip(numbers, self._parameters(), strict=True):
             for key, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[parameter][key] = value.to(device=parameter.device, copy=True)
+                is_tensor = isinstance(value, Tensor)
+                self.state[parameter][key] = value.to(device=parameter.device, copy=True) if is_tensor else value
         for group in self.param_groups:
             check_group(group)
 
@@ -221,9 +222,9 @@ class GaLore(Optimizer):
         if not _is_projected(parameter, group):
             work = Projected(parameter, state, group, matrix.contiguous(), None, rows, norm)
             return self._exchanged(work)
-        if "side" not in state:
-            state["side"] = "right" if rows is not None else _side(matrix, group["projection"])
-        oriented = matrix.T if state["side"] == "left" else matrix
+        if "is_left" not in state:
+            state["is_left"] = rows is None and _side(matrix, group["projection"]) == "left"
+        oriented = matrix.T if state["is_left"] else matrix
         if is_new_step:
             self._refresh(state, group, oriented, is_sparse=rows is not None)
         if "rank" not in state:
@@ -334,7 +335,7 @@ class GaLore(Optimizer):
         else:
             seed = group["seed"] + 7919 * state["refreshes"]
             found = find_subspace(
-                matrix, rank, old=old, how=group["refresh"], seed=seed, is_transposed=state["side"] == "left"
+                matrix, rank, old=old, how=group["refresh"], seed=seed, is_transposed=state["is_left"]
             )
         if found is None:
             state["kept_bases"] += 1

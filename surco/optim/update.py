@@ -129,7 +129,7 @@ def _write(work: Projected, update: Tensor, basis: Tensor | None, rate: float, d
         weight.mul_(1.0 - decay)
     matrix = weight if weight.dim() == 2 else as_matrix(weight)
     is_view = matrix.data_ptr() == weight.data_ptr()
-    oriented = matrix.T if work.state.get("side") == "left" else matrix
+    oriented = matrix.T if work.state.get("is_left") else matrix
     if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:
         full = update if basis is None else update @ basis.T
         total = oriented.to(torch.float32).add_(full, alpha=rate)

@@ -225,10 +225,11 @@ def test_rotation_keeps_the_momentum():
 @pytest.mark.parametrize("inner", ["adamw", "adamw8bit", "adafactor"])
 @pytest.mark.parametrize("mode", ["galore", "fira", "apollo"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_checkpoint_is_plain_and_resumes_bit_for_bit(inner, mode, dtype):
+@pytest.mark.parametrize("shape", [(24, 10), (10, 24)])
+def test_checkpoint_is_plain_and_resumes_bit_for_bit(inner, mode, dtype, shape):
     """Saved in mid-gap, loaded with weights_only=True into a fresh optimizer."""
-    start = torch.randn(24, 10, generator=torch.Generator().manual_seed(8)).to(dtype)
-    gradients = noisy_gradients((24, 10), 25)
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(8)).to(dtype)
+    gradients = noisy_gradients(shape, 25)
     options: dict[str, Any] = {"rank": 4, "update_gap": 6, "inner": inner, "mode": mode, "covariance_decay": 0.5}
     whole = torch.nn.Parameter(start.clone())
     run(GaLore([whole], **options), whole, gradients)
