@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from surco.errors import UnknownIdError as UnknownIdError
     from surco.estimators import ESTIMATORS as ESTIMATORS
     from surco.function_problem import problem as problem
+    from surco.instance_family import Family as Family
+    from surco.instance_family import families as families
+    from surco.instance_family import family as family
     from surco.loop import solve as solve
     from surco.methods import METHODS as METHODS
     from surco.protocols import Estimate as Estimate
@@ -57,6 +60,9 @@ _HOME = {
     "SolveStatus": "result",
     "SurcoError": "errors",
     "UnknownIdError": "errors",
+    "Family": "instance_family",
+    "families": "instance_family",
+    "family": "instance_family",
     "from_spec": "registry",
     "ids": "registry",
     "load": "registry",

@@ -20,7 +20,7 @@ from problems.paths.instances import (
 )
 from problems.paths.route import OnTimeRoute
 from surco.errors import InvalidInputError, UnknownIdError
-from surco.family import Family
+from surco.instance_family import Family
 from surco.registry import closest
 
 _GRID = re.compile(r"paths/grid-(\d+)-(code|paper)-v0")

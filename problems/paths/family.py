@@ -17,7 +17,7 @@ from problems.paths.instances import DEADLINES, GRID_SIZES, MEAN_LIMITS, grid, n
 from problems.paths.route import OnTimeRoute
 from surco.bridge import to_torch
 from surco.errors import InvalidInputError, MissingExtraError
-from surco.family import Family, Features, Schema, Split
+from surco.instance_family import Family, Features, Schema, Split
 from surco.protocols import Problem
 
 EDGE_CHANNELS = 6
@@ -140,7 +140,7 @@ class RouteFamily(Family):
         }
 
     def objective(self, features: Features, x: Tensor) -> Tensor:
-        """f of padded routes [B, ..., E] -> [B, ...]; inf where x is zero (no route)."""
+        """F of padded routes [B, ..., E] -> [B, ...]; inf where x is zero (no route)."""
         moments = torch.einsum("bke,b...e->b...k", features["moments"].to(x), x)
         deadline = features["deadline"].to(x).reshape(-1, *[1] * (x.ndim - 2))
         mean, variance = moments[..., 0], moments[..., 1]
