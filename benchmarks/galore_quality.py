@@ -3,6 +3,10 @@
     python -m benchmarks.galore_quality run   --out runs/galore_quality.jsonl --cache ~/.cache/surco --seconds 500
     python -m benchmarks.galore_quality table --out runs/galore_quality.jsonl
 
+For a GPU machine without a package index: ``prepare --cache .carry/galore`` here, then there
+
+    python -m benchmarks.galore_quality run --cache .carry/galore --device cuda --workers 12 --out OUT/quality.jsonl
+
 ``run`` appends one line a finished run and skips what the file has, so it can be cut at any time and called again.
 Every optimizer has four learning rates and the same seeds; the rate is chosen by the mean validation AUC over seeds,
 and the epoch by that of the run, which stops after an epoch without gain. Seeds vary initial weights and order; the
@@ -12,14 +16,19 @@ split is one and the same.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from problems.sharding.embeddings import ClickData, ModelConfig, PlantedClicks, TrainConfig, train
 from problems.sharding.embeddings.real import DATA_SETS
@@ -82,41 +91,97 @@ def cells(tasks: list[str], seeds: int) -> Iterator[tuple[int, str, Entry, float
                     yield seed, task, entry, rate
 
 
-def run(out: Path, cache: Path, seconds: float, tasks: list[str], seeds: int) -> tuple[int, int]:
+_LOADED: dict[str, ClickData] = {}  # of this process
+
+
+def load(task: str, cache: Path) -> ClickData:
+    """The data of a task, from the file that ``prepare`` wrote or from the package."""
+    if task not in _LOADED:
+        path = cache / f"clicks_{task}.pt"
+        if path.exists():
+            content = torch.load(path, weights_only=True)
+            ids = tuple(part.to(torch.int64) for part in content.pop("ids"))
+            names, rows = tuple(content.pop("names")), tuple(content.pop("rows"))
+            _LOADED[task] = ClickData(names=names, rows=rows, ids=ids, **content)
+        else:
+            _LOADED[task] = TASKS[task](cache)
+    return _LOADED[task]
+
+
+def prepare(cache: Path, tasks: list[str]) -> None:
+    """Write each task as one file of plain tensors, for a machine that reaches no package index."""
+    for task in tasks:
+        data = load(task, cache)
+        content = {
+            "names": list(data.names),
+            "rows": list(data.rows),
+            "ids": [part.to(torch.int32) for part in data.ids],
+            "dense": data.dense,
+            "labels": data.labels,
+            "bayes_auc": data.bayes_auc,
+            "source": data.source,
+        }
+        torch.save(content, cache / f"clicks_{task}.pt")
+
+
+def one(cell: tuple[int, str, Entry, float], cache: Path, device: str) -> dict[str, Any]:
+    """One training run."""
+    seed, task, entry, rate = cell
+    torch.set_num_threads(1)
+    data = load(task, cache)
+    config = TrainConfig(
+        optimizer=entry.optimizer,
+        lr=rate,
+        rank=entry.rank,
+        update_gap=50,
+        options=dict(entry.options),
+        batch_size=BATCH_SIZE,
+        epochs=EPOCHS,
+        seed=seed,
+        patience=1,
+        device=device,
+    )
+    result = train(data, config, ModelConfig(dim=DIM))
+    row = {"seed": seed, "task": task, "label": entry.label, "lr": rate, **result.best}
+    row |= {"bytes_per_row": result.state_bytes_per_row, "cpu_s": result.cpu_seconds}
+    return row | {"bayes_auc": data.bayes_auc, "device": device}
+
+
+def run(
+    out: Path, cache: Path, seconds: float, tasks: list[str], seeds: int, *, device: str = "cpu", workers: int = 1
+) -> tuple[int, int]:
     """Do unfinished runs for ``seconds``; (runs done now, runs left)."""
     out.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["seed"], row["task"], row["label"], row["lr"]) for row in read(out)}
     left = [cell for cell in cells(tasks, seeds) if (cell[0], cell[1], cell[2].label, cell[3]) not in done]
-    data: dict[str, ClickData] = {}
     begin, count = time.perf_counter(), 0
-    for seed, task, entry, rate in left:
-        if time.perf_counter() - begin > seconds:
-            break
-        if task not in data:
-            data[task] = TASKS[task](cache)
-        config = TrainConfig(
-            optimizer=entry.optimizer,
-            lr=rate,
-            rank=entry.rank,
-            update_gap=50,
-            options=dict(entry.options),
-            batch_size=BATCH_SIZE,
-            epochs=EPOCHS,
-            seed=seed,
-            patience=1,
-        )
-        result = train(data[task], config, ModelConfig(dim=DIM))
-        row = {"seed": seed, "task": task, "label": entry.label, "lr": rate, **result.best}
-        row |= {
-            "bytes_per_row": result.state_bytes_per_row,
-            "cpu_s": result.cpu_seconds,
-            "bayes_auc": data[task].bayes_auc,
-        }
+
+    def is_late() -> bool:
+        return time.perf_counter() - begin > seconds
+
+    def keep(row: dict[str, Any]) -> None:
+        nonlocal count
         with out.open("a") as handle:
             handle.write(json.dumps(row) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
         count += 1
+
+    if workers == 1:
+        for cell in itertools.takewhile(lambda _: not is_late(), left):
+            keep(one(cell, cache, device))
+        return count, len(left) - count
+    queue = iter(left)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        # A few cells ahead of the workers at most, so that the end of the time leaves little to wait for.
+        waiting = {pool.submit(one, cell, cache, device) for cell in itertools.islice(queue, workers + 2)}
+        while waiting:
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                keep(future.result())
+                following = None if is_late() else next(queue, None)
+                if following is not None:
+                    waiting.add(pool.submit(one, following, cache, device))
     return count, len(left) - count
 
 
@@ -179,15 +244,20 @@ def show(lines: list[dict[str, Any]]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("action", choices=["run", "table"])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("action", choices=["prepare", "run", "table"])
+    parser.add_argument("--out", type=Path, default=Path("runs/galore_quality.jsonl"))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "surco")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many; call again to go on")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes; on a CPU no more than idle cores")
     arguments = parser.parse_args()
-    if arguments.action == "run":
-        count, left = run(arguments.out, arguments.cache, arguments.seconds, arguments.tasks, arguments.seeds)
+    if arguments.action == "prepare":
+        prepare(arguments.cache, arguments.tasks)
+    elif arguments.action == "run":
+        place = {"device": arguments.device, "workers": arguments.workers}
+        count, left = run(arguments.out, arguments.cache, arguments.seconds, arguments.tasks, arguments.seeds, **place)
         print(f"{count} runs done, {left} left")
     else:
         print(show(table(read(arguments.out))))
