@@ -15,16 +15,20 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from solvers.backends.base import BackendName, make_backend, why_not
 from solvers.oracle import Array, OracleBatch, Status
 from solvers.points import above, as_points, away, not_binary, settle
 from solvers.polyhedron import Polyhedron
-from solvers.rows import Answer, solve_one_by_one
+from solvers.rows import Answer, Failures, solve_one_by_one, solve_together
 
-_NATIVE_NODES = 100_000
-"""A row that is still open after so many nodes goes to SCIP."""
+_NATIVE_NODES = 20_000
+"""A row that is still open after so many nodes goes to CP-SAT or SCIP."""
 
-_RELATIVE_SLACK = 1e-10
-"""A bound this close to the incumbent, relative to the sum of the largest costs of the groups, counts as met."""
+_FIRST_NODES = 64
+"""Nodes for each row of a batch before its clock is looked at."""
+
+_CLOCK_NODES = 256
+"""Nodes between two looks at the clock."""
 
 
 def multiple_choice(
@@ -124,8 +128,7 @@ class MultipleChoiceOracle:
 
     def solve(self, costs: Array) -> OracleBatch:
         """Minimize each row of ``costs`` [B, n]."""
-        workspace = Workspace(len(self._group_start) - 1, self.n, len(self._scaled_limits))
-        return solve_one_by_one(costs, self.n, lambda row: self._solve_row(row, workspace))
+        return solve_together(costs, self.n, self._solve)
 
     def violation(self, x: Array) -> Array:
         """Largest violation of a group's sum, a limit, a forbidden option or integrality; [..., n] -> [...]."""
@@ -160,56 +163,55 @@ class MultipleChoiceOracle:
         """The linear program without integrality, solved by the same compiled dual simplex."""
         return MultipleChoiceRelaxation(self)
 
-    def _solve_row(self, costs: Array, workspace: Workspace) -> Answer:
-        start = time.perf_counter()
-        value, bound, is_finished = self._search(costs, workspace, start)
-        x = self._point(workspace) if math.isfinite(value) else None
-        if not is_finished and not self._is_late(start):
-            return self._hand_over(costs, x, value, bound, start)
-        if is_finished:
-            return Answer(Status.INFEASIBLE) if x is None else Answer(Status.OPTIMAL, x)
-        message = f"stopped after {self._seconds:g} s"
-        return Answer(Status.LIMIT if x is None else Status.FEASIBLE, x, bound, message)
-
-    def _is_late(self, start: float) -> bool:
-        return self._seconds is not None and time.perf_counter() - start >= self._seconds
-
-    def _search(self, costs: Array, workspace: Workspace, start: float) -> tuple[float, float, bool]:
-        """Run the compiled search: value of the incumbent, lower bound, and whether the search is complete."""
+    def _solve(self, costs: Array) -> tuple[Array, Failures]:
+        """A few nodes for every row in one compiled call; the rows that need more go on one by one."""
         from solvers.kernels import choice_search as kernels
 
-        ordered = costs[self._order]
-        slack = _RELATIVE_SLACK * float(np.maximum.reduceat(np.abs(ordered), self._group_start[:-1]).sum())
-        workspace.reset(self._sorted_allowed, self._group_start)
-        chunk = _NATIVE_NODES if self._seconds is None else 16
-        while True:
-            outcome = kernels.search(
-                ordered,
-                self._group_start,
-                self._group_of,
-                *self._columns,
-                self._scaled_limits,
-                *workspace.arrays,
-                slack,
-                chunk,
-            )
-            if outcome == kernels.FINISHED:
-                return workspace.value, workspace.value, True
-            if workspace.nodes >= _NATIVE_NODES or self._is_late(start):
-                return workspace.value, workspace.bound, False
-            chunk = min(2 * chunk, 256)
+        state = SearchState(self, costs[:, self._order])
+        state.run(_FIRST_NODES if self._seconds is not None else _NATIVE_NODES)
+        failures: dict[int, Answer] = {}
+        for row in np.flatnonzero(state.outcomes).tolist():
+            if state.outcomes[row] == kernels.EMPTY:
+                failures[row] = Answer(Status.INFEASIBLE)
+            else:
+                failures[row] = self._go_on(costs[row])
+                state.incumbents[row] = 0
+        x = np.zeros_like(costs)
+        np.put_along_axis(x, self._order[state.incumbents], 1.0, axis=1)
+        return x, failures
 
-    def _point(self, workspace: Workspace) -> Array:
+    def _go_on(self, costs: Array) -> Answer:
+        """Solve one hard row: natively with an eye on the clock, then by another backend."""
+        from solvers.kernels import choice_search as kernels
+
+        start = time.perf_counter()
+        state = SearchState(self, costs[None, self._order])
+        is_fresh, is_late = True, False
+        while state.nodes < _NATIVE_NODES and not is_late:
+            state.run(_CLOCK_NODES, is_fresh=is_fresh)
+            is_fresh = False
+            if state.outcomes[0] == kernels.EMPTY:
+                return Answer(Status.INFEASIBLE)
+            if state.outcomes[0] == kernels.FINISHED:
+                return Answer(Status.OPTIMAL, self._point(state.incumbents[0]))
+            is_late = self._seconds is not None and time.perf_counter() - start >= self._seconds
+        x = self._point(state.incumbents[0]) if math.isfinite(state.value) else None
+        if not is_late:
+            return self._hand_over(costs, x, state.value, state.bound, start)
+        message = f"stopped after {self._seconds:g} s"
+        return Answer(Status.LIMIT if x is None else Status.FEASIBLE, x, state.bound, message)
+
+    def _point(self, incumbent: NDArray[np.int64]) -> Array:
         x = np.zeros(self.n)
-        x[self._order[workspace.incumbent]] = 1.0
+        x[self._order[incumbent]] = 1.0
         return x
 
     def _hand_over(self, costs: Array, x: Array | None, value: float, bound: float, start: float) -> Answer:
-        """Let SCIP finish a row that is too hard for the native search; the better point and bound are kept."""
-        from solvers.backends.scip import ScipBackend
-
+        """Let CP-SAT or SCIP finish a row that is too hard for the native search; keep the better point and bound."""
+        polyhedron = self.polyhedron()
+        name = BackendName.SCIP if why_not(BackendName.CP_SAT, polyhedron) else BackendName.CP_SAT
         left = None if self._seconds is None else max(self._seconds - (time.perf_counter() - start), 1e-3)
-        answer = ScipBackend(self.polyhedron()).solve(costs, left, 0.0)
+        answer = make_backend(name, polyhedron).solve(costs, left, 0.0)
         if answer.x is not None:
             point = np.rint(answer.x)
             if self.violation(point) == 0.0:
@@ -220,18 +222,25 @@ class MultipleChoiceOracle:
                     x = point
         elif answer.status is Status.INFEASIBLE and x is None:
             return Answer(Status.INFEASIBLE)
-        message = f"stopped after {_NATIVE_NODES} native nodes and SCIP ({answer.status})"
+        message = f"stopped after {_NATIVE_NODES} native nodes, and {name} within the time limit ({answer.status})"
         return Answer(Status.LIMIT if x is None else Status.FEASIBLE, x, max(bound, answer.bound), message)
 
 
-class Workspace:
-    """Arrays of one search, used again from row to row; see `solvers.kernels.choice_search` for their meaning."""
+class SearchState:
+    """Arrays of a compiled search; see `solvers.kernels.choice_search` for their meaning.
 
-    def __init__(self, groups: int, n: int, m: int) -> None:
-        integers, floats = np.int64, np.float64
-        self._allowed, self._count = np.zeros(n, bool), np.zeros(groups, integers)
-        self._marks, self._best = np.zeros(4, integers), np.zeros(2)
-        self.incumbent = np.zeros(groups, integers)
+    Attributes:
+        incumbents: [B, G], options of the best points, in the order of the groups.
+        outcomes: [B].
+        basis: the working basis of the relaxation.
+    """
+
+    def __init__(self, oracle: MultipleChoiceOracle, costs: Array) -> None:
+        n, m, groups = oracle.n, len(oracle._scaled_limits), len(oracle._group_start) - 1
+        integers = np.int64
+        self.incumbents = np.zeros((len(costs), groups), integers)
+        self.outcomes = np.zeros(len(costs), integers)
+        self._marks, self._best = np.zeros(4, integers), np.zeros(3)
         self.basis = (
             np.zeros(groups, integers),
             np.zeros(groups, integers),
@@ -243,41 +252,50 @@ class Workspace:
             np.zeros(n),
         )
         depth = groups + 1  # an open branch fixes a group
-        self.arrays = (
-            self._allowed,
-            self._count,
+        costs = np.ascontiguousarray(costs)
+        whole = (costs == np.rint(costs)).all(axis=1) & (np.abs(costs).sum(axis=1) < 1e9)
+        self._arrays = (
+            costs,
+            whole,
+            oracle._group_start,
+            oracle._group_of,
+            *oracle._columns,
+            oracle._scaled_limits,
+            oracle._sorted_allowed,
+            np.zeros(n, bool),
+            np.zeros(groups, integers),
             *self.basis,
             np.zeros(n, integers),
             self._marks,
             np.zeros(depth, integers),
             np.zeros(depth, integers),
-            np.zeros(depth, floats),
+            np.zeros(depth),
             np.zeros((depth, groups), integers),
             np.zeros((depth, m), integers),
-            self.incumbent,
             self._best,
+            self.incumbents,
+            self.outcomes,
         )
 
-    def reset(self, allowed: NDArray[np.bool_], group_start: NDArray[np.int64]) -> None:
-        """Get ready for a new row."""
-        self._allowed[:] = allowed
-        self._count[:] = np.add.reduceat(allowed, group_start[:-1], dtype=np.int64)
-        self._marks[:] = 0
-        self._best[:] = np.inf, -np.inf
+    def run(self, nodes: int, *, is_fresh: bool = True) -> None:
+        """Search for at most ``nodes`` nodes a row; a single row goes on where it was with ``is_fresh`` False."""
+        from solvers.kernels.choice_search import search
+
+        search(*self._arrays, nodes, is_fresh)
 
     @property
     def value(self) -> float:
-        """Value of the incumbent, or inf."""
+        """Value of the last row's incumbent, or inf."""
         return float(self._best[0])
 
     @property
     def bound(self) -> float:
-        """Lower bound where the search was stopped."""
+        """Lower bound of the last row, where it was stopped."""
         return float(self._best[1])
 
     @property
     def nodes(self) -> int:
-        """Nodes so far."""
+        """Nodes of the last row so far."""
         return int(self._marks[0])
 
 
@@ -295,8 +313,8 @@ class MultipleChoiceRelaxation:
     def solve(self, costs: Array) -> OracleBatch:
         """Minimize each row of ``costs`` [B, n]; the points are vertices of the linear program."""
         o = self._oracle
-        workspace = Workspace(len(o._group_start) - 1, o.n, len(o._scaled_limits))
-        return solve_one_by_one(costs, o.n, lambda row: self._solve_row(row, workspace))
+        state = SearchState(o, np.zeros((0, o.n)))
+        return solve_one_by_one(costs, o.n, lambda row: self._solve_row(row, state))
 
     def violation(self, x: Array) -> Array:
         """Largest violation of a group's sum, a limit, a forbidden option or a sign; [..., n] -> [...]."""
@@ -304,17 +322,17 @@ class MultipleChoiceRelaxation:
         negative = np.maximum(-points, 0.0).max(axis=-1, initial=0.0)
         return settle(finite, self._oracle._rule_violation(points), np.where(negative <= 1e-9, 0.0, negative))
 
-    def _solve_row(self, costs: Array, workspace: Workspace) -> Answer:
+    def _solve_row(self, costs: Array, state: SearchState) -> Answer:
         from solvers.kernels import choice_lp as kernels
 
         o = self._oracle
         ordered = costs[o._order]
-        key, extra, basic, place, _, y, _, _ = workspace.basis
+        key, extra, basic, place, _, y, _, _ = state.basis
         outcome, bound = kernels.INFEASIBLE, -math.inf
         if kernels.reset_basis(ordered, o._group_start, o._sorted_allowed, key, extra, basic, place):
             outcome, bound = kernels.solve_relaxation(
                 ordered, o._group_start, o._group_of, *o._columns, o._scaled_limits, o._sorted_allowed,
-                *workspace.basis, np.empty(len(y)), np.inf, 200 + 50 * (len(y) + len(key)),
+                *state.basis, np.empty(len(y)), np.inf, 200 + 50 * (len(y) + len(key)),
             )  # fmt: skip
         if outcome == kernels.INFEASIBLE:
             return Answer(Status.INFEASIBLE)

@@ -23,7 +23,7 @@ def as_points(x: object, n: int) -> tuple[Array, NDArray[np.bool_]]:
     finite = np.isfinite(points)
     if finite.all():
         return points, np.ones(points.shape[:-1], bool)
-    return np.where(finite, points, 0.0), finite.all(axis=-1)
+    return np.where(finite, points, 0.0), np.asarray(finite.all(axis=-1))
 
 
 def not_binary(points: Array) -> Array:

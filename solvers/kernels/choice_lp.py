@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.kernels import kernel
+from solvers.kernels import helper, kernel
 
 OPTIMAL, CUT_OFF, INFEASIBLE, STALLED = 0, 1, 2, 3
 
@@ -30,12 +30,19 @@ TOLERANCE = 1e-9  # of primal values; resources are scaled to about 1
 _TINY = 1e-11
 
 
+@helper
+def fill(array, number):
+    """Set all entries of a flat array."""
+    for i in range(len(array)):
+        array[i] = number
+
+
 @kernel
 def reset_basis(costs, group_start, allowed, key, extra, basic, place):
     """All slacks basic, and the cheapest allowed option of each group as key; False where a group has none."""
     n = len(costs)
-    place[:] = -1
-    extra[:] = 0
+    fill(place, -1)
+    fill(extra, 0)
     for row in range(len(basic)):
         basic[row] = n + row
         place[n + row] = row
@@ -50,7 +57,7 @@ def reset_basis(costs, group_start, allowed, key, extra, basic, place):
     return True
 
 
-@kernel
+@helper
 def factorize(group_of, a_start, a_row, a_value, key, basic, inverse):
     """Invert the working basis by Gauss-Jordan with row exchanges; False where it is close to singular."""
     m = len(basic)
@@ -66,9 +73,9 @@ def factorize(group_of, a_start, a_row, a_value, key, basic, inverse):
             k = key[group_of[j]]
             for entry in range(a_start[k], a_start[k + 1]):
                 work[a_row[entry], row] -= a_value[entry]
-    inverse[:] = 0.0
     for row in range(m):
-        inverse[row, row] = 1.0
+        for column in range(m):
+            inverse[row, column] = 1.0 if row == column else 0.0
     for column in range(m):
         pivot = column
         for row in range(column + 1, m):
@@ -93,12 +100,12 @@ def factorize(group_of, a_start, a_row, a_value, key, basic, inverse):
     return True
 
 
-@kernel
-def compute_prices(costs, group_of, a_start, a_row, a_value, key, basic, inverse, price, value):
-    """Prices of the resources from the working basis, and the values of all options."""
+@helper
+def compute_prices(costs, group_of, a_start, a_row, a_value, key, basic, inverse, price, value, active):
+    """Prices of the resources from the working basis, and the values of the active options."""
     m = len(basic)
     n = len(costs)
-    price[:] = 0.0
+    fill(price, 0.0)
     for row in range(m):
         j = basic[row]
         if j < n:
@@ -111,20 +118,21 @@ def compute_prices(costs, group_of, a_start, a_row, a_value, key, basic, inverse
     for row in range(m):
         if basic[row] >= n:
             price[basic[row] - n] = 0.0
-    for j in range(n):
+    for j in active:
         total = costs[j]
         for entry in range(a_start[j], a_start[j + 1]):
             total += price[a_row[entry]] * a_value[entry]
         value[j] = total
 
 
-@kernel
-def dual_bound(group_start, allowed, value, price, capacity):
+@helper
+def dual_bound(active_start, active, allowed, value, price, capacity):
     """The Lagrangian bound of any prices >= 0: valid whatever the basis is."""
     total = 0.0
-    for group in range(len(group_start) - 1):
+    for group in range(len(active_start) - 1):
         best = np.inf
-        for j in range(group_start[group], group_start[group + 1]):
+        for place in range(active_start[group], active_start[group + 1]):
+            j = active[place]
             if allowed[j] and value[j] < best:
                 best = value[j]
         total += best
@@ -133,7 +141,7 @@ def dual_bound(group_start, allowed, value, price, capacity):
     return total
 
 
-@kernel
+@helper
 def compute_primal(a_start, a_row, a_value, capacity, key, inverse, rest, y):
     """What the keys leave of the resources (``rest``), and the values of the working basis."""
     m = len(capacity)
@@ -150,18 +158,19 @@ def compute_primal(a_start, a_row, a_value, capacity, key, inverse, rest, y):
         y[row] = total
 
 
-@kernel
+@helper
 def prepare(
     costs, group_start, group_of, a_start, a_row, a_value, capacity, allowed,
-    key, extra, basic, place, inverse, y, price, value, rest,
+    key, extra, basic, place, inverse, y, price, value, rest, active_start, active,
 ):  # fmt: skip
     """Factorize the basis at hand and make it dual feasible; False where some group has no allowed option."""
     good = factorize(group_of, a_start, a_row, a_value, key, basic, inverse)
     if good:
-        compute_prices(costs, group_of, a_start, a_row, a_value, key, basic, inverse, price, value)
+        compute_prices(costs, group_of, a_start, a_row, a_value, key, basic, inverse, price, value, active)
         for group in range(len(key)):
             best = -1
-            for j in range(group_start[group], group_start[group + 1]):
+            for spot in range(active_start[group], active_start[group + 1]):
+                j = active[spot]
                 if allowed[j] and (best < 0 or value[j] < value[best]):
                     best = j
             if best < 0:
@@ -174,12 +183,12 @@ def prepare(
         if not reset_basis(costs, group_start, allowed, key, extra, basic, place):
             return False
         factorize(group_of, a_start, a_row, a_value, key, basic, inverse)
-        compute_prices(costs, group_of, a_start, a_row, a_value, key, basic, inverse, price, value)
+        compute_prices(costs, group_of, a_start, a_row, a_value, key, basic, inverse, price, value, active)
     compute_primal(a_start, a_row, a_value, capacity, key, inverse, rest, y)
     return True
 
 
-@kernel
+@helper
 def choose_leaving(group_of, a_start, a_row, a_value, allowed, key, basic, place, inverse, y, rest, share):
     """Row of the working basis that breaks its bound most, and the direction; (-1, 0) where all bounds hold.
 
@@ -231,11 +240,12 @@ def choose_leaving(group_of, a_start, a_row, a_value, allowed, key, basic, place
     return leaving, direction
 
 
-@kernel
-def first_crossing(first, last, key, allowed, place, value, alpha):
+@helper
+def first_crossing(first, last, active, key, allowed, place, value, alpha):
     """Option of one group that reaches the key's value first along the direction, and the step there."""
     best, step = -1, np.inf
-    for j in range(first, last):
+    for spot in range(first, last):
+        j = active[spot]
         if j == key or not allowed[j] or place[j] >= 0:
             continue
         fall = alpha[key] - alpha[j]
@@ -258,9 +268,21 @@ def solve_relaxation(
     m = len(basic)
     n = len(costs)
     groups = len(key)
+    # Most options are out of the domain deep in a search: the loops run over the others.
+    active_start = np.empty(groups + 1, np.int64)
+    active = np.empty(n, np.int64)
+    count = 0
+    for group in range(groups):
+        active_start[group] = count
+        for j in range(group_start[group], group_start[group + 1]):
+            if allowed[j] or place[j] >= 0 or j == key[group]:
+                active[count] = j
+                count += 1
+    active_start[groups] = count
+    active = active[:count]
     if not prepare(
         costs, group_start, group_of, a_start, a_row, a_value, capacity, allowed,
-        key, extra, basic, place, inverse, y, price, value, rest,
+        key, extra, basic, place, inverse, y, price, value, rest, active_start, active,
     ):  # fmt: skip
         return INFEASIBLE, np.inf
     alpha = np.empty(n)
@@ -272,17 +294,17 @@ def solve_relaxation(
     for pivot in range(most_pivots):
         if pivot % 64 == 63 and not prepare(
             costs, group_start, group_of, a_start, a_row, a_value, capacity, allowed,
-            key, extra, basic, place, inverse, y, price, value, rest,
+            key, extra, basic, place, inverse, y, price, value, rest, active_start, active,
         ):  # fmt: skip
             return INFEASIBLE, np.inf
         leaving, sign = choose_leaving(
             group_of, a_start, a_row, a_value, allowed, key, basic, place, inverse, y, rest, share
         )
         if leaving < 0:
-            return OPTIMAL, dual_bound(group_start, allowed, value, price, capacity)
+            return OPTIMAL, dual_bound(active_start, active, allowed, value, price, capacity)
         for k in range(m):
             direction[k] = sign * inverse[leaving, k]
-        for j in range(n):
+        for j in active:
             total = 0.0
             for entry in range(a_start[j], a_start[j + 1]):
                 total += direction[a_row[entry]] * a_value[entry]
@@ -293,7 +315,7 @@ def solve_relaxation(
                 slack, slack_step = k, price[k] / -direction[k]
         for group in range(groups):
             crossing[group], step_of[group] = first_crossing(
-                group_start[group], group_start[group + 1], key[group], allowed, place, value, alpha
+                active_start[group], active_start[group + 1], active, key[group], allowed, place, value, alpha
             )
         slope = abs(y[leaving])
         entering, step = -1, np.inf
@@ -322,14 +344,15 @@ def solve_relaxation(
                 rest[a_row[entry]] -= a_value[entry]
             key[best] = j
             crossing[best], step_of[best] = first_crossing(
-                group_start[best], group_start[best + 1], j, allowed, place, value, alpha
+                active_start[best], active_start[best + 1], active, j, allowed, place, value, alpha
             )
         if entering < 0:
             # The dual is unbounded along the direction; the certificate is checked before it is believed.
             rise = 0.0
             for group in range(groups):
                 lowest = np.inf
-                for j in range(group_start[group], group_start[group + 1]):
+                for spot in range(active_start[group], active_start[group + 1]):
+                    j = active[spot]
                     if allowed[j] and alpha[j] < lowest:
                         lowest = alpha[j]
                 rise += lowest
@@ -341,13 +364,13 @@ def solve_relaxation(
                 is_certified = is_certified and direction[k] >= -1e-9
             if is_certified and rise > 0.5 * TOLERANCE * size:
                 return INFEASIBLE, np.inf
-            return STALLED, dual_bound(group_start, allowed, value, price, capacity)
+            return STALLED, dual_bound(active_start, active, allowed, value, price, capacity)
         for k in range(m):
             price[k] = max(price[k] + step * direction[k], 0.0)
-        for j in range(n):
+        for j in active:
             value[j] += step * alpha[j]
         if entering < n:
-            column[:] = 0.0
+            fill(column, 0.0)
             owner = key[group_of[entering]]
             for row in range(m):
                 total = 0.0
@@ -360,7 +383,7 @@ def solve_relaxation(
             for row in range(m):
                 column[row] = inverse[row, entering - n]
         if abs(column[leaving]) < 1e-10:
-            return STALLED, dual_bound(group_start, allowed, value, price, capacity)
+            return STALLED, dual_bound(active_start, active, allowed, value, price, capacity)
         scale = 1.0 / column[leaving]
         for k in range(m):
             inverse[leaving, k] *= scale
@@ -382,7 +405,8 @@ def solve_relaxation(
         if old < n and extra[group_of[old]] == 0 and not allowed[key[group_of[old]]]:
             group = group_of[old]
             best = -1
-            for j in range(group_start[group], group_start[group + 1]):
+            for spot in range(active_start[group], active_start[group + 1]):
+                j = active[spot]
                 if allowed[j] and (best < 0 or value[j] < value[best]):
                     best = j
             if best < 0:
@@ -399,7 +423,13 @@ def solve_relaxation(
                 total += inverse[row, k] * rest[k]
             y[row] = total
         if step > 0.0:
-            bound = dual_bound(group_start, allowed, value, price, capacity)
-            if bound >= cutoff:
-                return CUT_OFF, bound
-    return STALLED, dual_bound(group_start, allowed, value, price, capacity)
+            total = 0.0
+            for group in range(groups):
+                total += value[key[group]]
+            for k in range(m):
+                total -= price[k] * capacity[k]
+            if total >= cutoff:
+                bound = dual_bound(active_start, active, allowed, value, price, capacity)
+                if bound >= cutoff:
+                    return CUT_OFF, bound
+    return STALLED, dual_bound(active_start, active, allowed, value, price, capacity)

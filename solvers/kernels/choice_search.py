@@ -2,21 +2,25 @@
 
 The state of a search lives in arrays, so that a caller can run it for some nodes, look at the clock, and go on.
 ``marks`` [4]: nodes so far, length of the trail, depth of the stack, whether the root is done.
-``best`` [2]: value of the incumbent, and the lower bound where the search was stopped.
+``best`` [3]: value of the incumbent, the lower bound where the search was stopped, and the difference to the incumbent
+below which a bound counts as met.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from solvers.kernels import kernel
-from solvers.kernels.choice_lp import CUT_OFF, INFEASIBLE, TOLERANCE, reset_basis, solve_relaxation
+from solvers.kernels import helper, kernel
+from solvers.kernels.choice_lp import CUT_OFF, INFEASIBLE, TOLERANCE, fill, reset_basis, solve_relaxation
 
 NODES, TRAIL, DEPTH, STARTED = 0, 1, 2, 3
-FINISHED, STOPPED = 0, 1
+FINISHED, STOPPED, EMPTY = 0, 1, 2
+
+RELATIVE_SLACK = 1e-10  # of the sum of the incumbent's |costs|
+NEARLY_ONE = 1.0 - 1e-5
 
 
-@kernel
+@helper
 def remove(j, allowed, count, group_of, trail, marks):
     """Take option j out of the domain and note it on the trail."""
     allowed[j] = False
@@ -25,7 +29,7 @@ def remove(j, allowed, count, group_of, trail, marks):
     marks[TRAIL] += 1
 
 
-@kernel
+@helper
 def restore(length, allowed, count, group_of, trail, marks):
     """Put back what was removed after the trail had ``length``."""
     while marks[TRAIL] > length:
@@ -35,34 +39,40 @@ def restore(length, allowed, count, group_of, trail, marks):
         count[group_of[j]] += 1
 
 
-@kernel
+@helper
 def propagate(group_start, group_of, a_start, a_row, a_value, capacity, allowed, count, trail, marks, least, load):
     """Remove options that no completion can afford; False where a group is left without any.
 
-    ``least`` [G, m] and ``load`` [m] are scratch: the smallest use of a resource by a group, and its sum.
+    ``least`` [G, m] and ``load`` [m] are scratch: the smallest use of a resource by a group (written where an option of
+    the group touches the resource), and its sum.
     """
     m = len(capacity)
     groups = len(count)
-    use = np.empty(m)
+    touched = np.zeros(m, np.int64)
     changed = True
     while changed:
         changed = False
-        load[:] = 0.0
+        fill(load, 0.0)
         for group in range(groups):
             if count[group] == 0:
                 return False
-            is_first = True
             for j in range(group_start[group], group_start[group + 1]):
                 if not allowed[j]:
                     continue
-                use[:] = 0.0
                 for entry in range(a_start[j], a_start[j + 1]):
-                    use[a_row[entry]] += a_value[entry]
-                for k in range(m):
-                    least[group, k] = use[k] if is_first else min(least[group, k], use[k])
-                is_first = False
-            for k in range(m):
-                load[k] += least[group, k]
+                    k = a_row[entry]
+                    least[group, k] = a_value[entry] if touched[k] == 0 else min(least[group, k], a_value[entry])
+                    touched[k] += 1
+            for j in range(group_start[group], group_start[group + 1]):
+                if not allowed[j]:
+                    continue
+                for entry in range(a_start[j], a_start[j + 1]):
+                    k = a_row[entry]
+                    if touched[k] > 0:
+                        if touched[k] < count[group]:
+                            least[group, k] = min(least[group, k], 0.0)  # some option leaves it alone
+                        load[k] += least[group, k]
+                        touched[k] = 0
         for k in range(m):
             if load[k] > capacity[k] + TOLERANCE:
                 return False
@@ -83,7 +93,7 @@ def propagate(group_start, group_of, a_start, a_row, a_value, capacity, allowed,
     return True
 
 
-@kernel
+@helper
 def fits(j, a_start, a_row, a_value, capacity, load):
     """Whether option j can be added to ``load`` [m]."""
     for entry in range(a_start[j], a_start[j + 1]):
@@ -92,14 +102,14 @@ def fits(j, a_start, a_row, a_value, capacity, load):
     return True
 
 
-@kernel
+@helper
 def add(j, sign, a_start, a_row, a_value, load):
     """Add (or with sign -1 take back) the use of option j."""
     for entry in range(a_start[j], a_start[j + 1]):
         load[a_row[entry]] += sign * a_value[entry]
 
 
-@kernel
+@helper
 def round_point(
     costs, group_start, a_start, a_row, a_value, capacity, allowed, key, extra, value, load, choice, weight
 ):
@@ -108,7 +118,7 @@ def round_point(
     ``load`` [m], ``choice`` [G] and ``weight`` [G] are scratch; ``choice`` holds the point.
     """
     groups = len(key)
-    load[:] = 0.0
+    fill(load, 0.0)
     waiting = 0
     for group in range(groups):
         choice[group] = -1
@@ -166,7 +176,7 @@ def round_point(
     return total
 
 
-@kernel
+@helper
 def choose_branch(group_of, group_start, allowed, count, key, basic, y, value, share):
     """Option to branch on: of the group whose decision the relaxation splits most evenly; -1 where all is decided."""
     m = len(basic)
@@ -210,101 +220,11 @@ def choose_branch(group_of, group_start, allowed, count, key, basic, y, value, s
     return best
 
 
-@kernel
-def search(
-    costs, group_start, group_of, a_start, a_row, a_value, capacity, allowed, count,
-    key, extra, basic, place, inverse, y, price, value, trail, marks,
-    stack_trail, stack_branch, stack_bound, stack_key, stack_basic, incumbent, best, slack, most_nodes,
-):  # fmt: skip
-    """Run for at most ``most_nodes`` nodes; FINISHED or STOPPED.
-
-    ``slack`` is the absolute difference below which a bound counts as met. ``incumbent`` [G] are the options of the
-    best point so far, worth ``best[0]``.
-    """
-    n, m, groups = len(costs), len(basic), len(key)
-    rest = np.empty(m)
-    load = np.empty(m)
-    least = np.empty((groups, m))
-    choice = np.empty(groups, np.int64)
-    weight = np.empty(groups)
-    share = np.empty(groups)
-    done = 0
-    while True:
-        if marks[STARTED] == 0:
-            marks[STARTED] = 1
-            if not reset_basis(costs, group_start, allowed, key, extra, basic, place):
-                return FINISHED
-            parent_bound = -np.inf
-        else:
-            # Take the other side of the deepest open branch.
-            if marks[DEPTH] == 0:
-                return FINISHED
-            if done >= most_nodes:
-                best[1] = best[0]
-                for depth in range(marks[DEPTH]):
-                    best[1] = min(best[1], stack_bound[depth])
-                return STOPPED
-            marks[DEPTH] -= 1
-            depth = marks[DEPTH]
-            restore(stack_trail[depth], allowed, count, group_of, trail, marks)
-            if stack_bound[depth] >= best[0] - slack:
-                continue
-            remove(stack_branch[depth], allowed, count, group_of, trail, marks)
-            parent_bound = stack_bound[depth]
-            load_basis(depth, n, group_of, stack_key, stack_basic, key, extra, basic, place)
-        while True:  # dive
-            done += 1
-            marks[NODES] += 1
-            if not propagate(
-                group_start, group_of, a_start, a_row, a_value, capacity, allowed, count, trail, marks, least, load
-            ):
-                break
-            outcome, own_bound = solve_relaxation(
-                costs, group_start, group_of, a_start, a_row, a_value, capacity, allowed,
-                key, extra, basic, place, inverse, y, price, value, rest, best[0] - slack, 50 + 10 * (m + groups),
-            )  # fmt: skip
-            bound = max(own_bound, parent_bound)
-            if outcome in (INFEASIBLE, CUT_OFF) or bound >= best[0] - slack:
-                break
-            found = round_point(
-                costs, group_start, a_start, a_row, a_value, capacity, allowed, key, extra, value, load, choice, weight
-            )
-            if found < best[0]:
-                best[0] = found
-                incumbent[:] = choice
-                if bound >= best[0] - slack:
-                    break
-            # Options that cannot be part of a better point go: the values belong to this node's own bound.
-            for group in range(groups):
-                lowest = np.inf
-                for j in range(group_start[group], group_start[group + 1]):
-                    if allowed[j] and value[j] < lowest:
-                        lowest = value[j]
-                for j in range(group_start[group], group_start[group + 1]):
-                    if allowed[j] and own_bound + value[j] - lowest >= best[0] - slack and value[j] > lowest:
-                        remove(j, allowed, count, group_of, trail, marks)
-            branch = choose_branch(group_of, group_start, allowed, count, key, basic, y, value, share)
-            if branch < 0:
-                break  # every group is decided, and the rounding has judged that point
-            depth = marks[DEPTH]
-            marks[DEPTH] += 1
-            stack_trail[depth] = marks[TRAIL]
-            stack_branch[depth] = branch
-            stack_bound[depth] = bound
-            stack_key[depth] = key
-            stack_basic[depth] = basic
-            group = group_of[branch]
-            for j in range(group_start[group], group_start[group + 1]):
-                if allowed[j] and j != branch:
-                    remove(j, allowed, count, group_of, trail, marks)
-            parent_bound = bound
-
-
-@kernel
+@helper
 def load_basis(depth, n, group_of, stack_key, stack_basic, key, extra, basic, place):
     """Go back to the basis that a node had."""
-    place[:] = -1
-    extra[:] = 0
+    fill(place, -1)
+    fill(extra, 0)
     for group in range(len(key)):
         key[group] = stack_key[depth, group]
     for row in range(len(basic)):
@@ -313,3 +233,123 @@ def load_basis(depth, n, group_of, stack_key, stack_basic, key, extra, basic, pl
         place[j] = row
         if j < n:
             extra[group_of[j]] += 1
+
+
+@helper
+def start_row(group_start, is_allowed, allowed, count, marks, best):
+    """Get the state ready for a new row."""
+    for group in range(len(count)):
+        count[group] = 0
+        for j in range(group_start[group], group_start[group + 1]):
+            allowed[j] = is_allowed[j]
+            count[group] += is_allowed[j]
+    fill(marks, 0)
+    best[0], best[1], best[2] = np.inf, -np.inf, 0.0
+
+
+@kernel
+def search(
+    batch, whole, group_start, group_of, a_start, a_row, a_value, capacity, is_allowed, allowed, count,
+    key, extra, basic, place, inverse, y, price, value, trail, marks,
+    stack_trail, stack_branch, stack_bound, stack_key, stack_basic, best, incumbents, outcomes, most_nodes, is_fresh,
+):  # fmt: skip
+    """Search for at most ``most_nodes`` nodes in each row of costs ``batch`` [B, n].
+
+    ``outcomes`` [B] says FINISHED, STOPPED or EMPTY (finished without a point); ``incumbents`` [B, G] are the options
+    of the best points. ``whole`` [B] tells rows of whole numbers, where a better point is better by at least one. A
+    single row that was STOPPED goes on with ``is_fresh`` False.
+    """
+    n, m, groups = batch.shape[1], len(basic), len(key)
+    rest = np.empty(m)
+    load = np.empty(m)
+    least = np.empty((groups, m))
+    choice = np.empty(groups, np.int64)
+    weight = np.empty(groups)
+    share = np.empty(groups)
+    for b in range(batch.shape[0]):
+        costs = batch[b]
+        done = 0
+        outcomes[b] = FINISHED
+        if is_fresh:
+            start_row(group_start, is_allowed, allowed, count, marks, best)
+        while True:
+            if marks[STARTED] == 0:
+                marks[STARTED] = 1
+                if not reset_basis(costs, group_start, allowed, key, extra, basic, place):
+                    break
+                parent_bound = -np.inf
+            else:
+                # Take the other side of the deepest open branch.
+                if marks[DEPTH] == 0:
+                    break
+                if done >= most_nodes:
+                    best[1] = best[0]
+                    for depth in range(marks[DEPTH]):
+                        best[1] = min(best[1], stack_bound[depth])
+                    outcomes[b] = STOPPED
+                    break
+                marks[DEPTH] -= 1
+                depth = marks[DEPTH]
+                restore(stack_trail[depth], allowed, count, group_of, trail, marks)
+                if stack_bound[depth] >= best[0] - best[2]:
+                    continue
+                remove(stack_branch[depth], allowed, count, group_of, trail, marks)
+                parent_bound = stack_bound[depth]
+                load_basis(depth, n, group_of, stack_key, stack_basic, key, extra, basic, place)
+            while True:  # dive
+                done += 1
+                marks[NODES] += 1
+                if not propagate(
+                    group_start, group_of, a_start, a_row, a_value, capacity, allowed, count, trail, marks, least, load
+                ):
+                    break
+                outcome, own_bound = solve_relaxation(
+                    costs, group_start, group_of, a_start, a_row, a_value, capacity, allowed, key, extra, basic,
+                    place, inverse, y, price, value, rest, best[0] - best[2], 50 + 10 * (m + groups),
+                )  # fmt: skip
+                bound = max(own_bound, parent_bound)
+                if outcome in (INFEASIBLE, CUT_OFF) or bound >= best[0] - best[2]:
+                    break
+                found = round_point(
+                    costs, group_start, a_start, a_row, a_value, capacity, allowed, key, extra, value, load, choice,
+                    weight,
+                )  # fmt: skip
+                if found < best[0]:
+                    best[0] = found
+                    size = 0.0
+                    for group in range(groups):
+                        incumbents[b, group] = choice[group]
+                        size += abs(costs[choice[group]])
+                    best[2] = NEARLY_ONE if whole[b] else RELATIVE_SLACK * size
+                    if bound >= best[0] - best[2]:
+                        break
+                # Options that cannot be part of a better point go: the values belong to this node's own bound.
+                for group in range(groups):
+                    if count[group] == 1:
+                        continue
+                    lowest = np.inf
+                    for j in range(group_start[group], group_start[group + 1]):
+                        if allowed[j] and value[j] < lowest:
+                            lowest = value[j]
+                    for j in range(group_start[group], group_start[group + 1]):
+                        if allowed[j] and own_bound + value[j] - lowest >= best[0] - best[2] and value[j] > lowest:
+                            remove(j, allowed, count, group_of, trail, marks)
+                branch = choose_branch(group_of, group_start, allowed, count, key, basic, y, value, share)
+                if branch < 0:
+                    break  # every group is decided, and the rounding has judged that point
+                depth = marks[DEPTH]
+                marks[DEPTH] += 1
+                stack_trail[depth] = marks[TRAIL]
+                stack_branch[depth] = branch
+                stack_bound[depth] = bound
+                for group in range(groups):
+                    stack_key[depth, group] = key[group]
+                for row in range(m):
+                    stack_basic[depth, row] = basic[row]
+                group = group_of[branch]
+                for j in range(group_start[group], group_start[group + 1]):
+                    if allowed[j] and j != branch:
+                        remove(j, allowed, count, group_of, trail, marks)
+                parent_bound = bound
+        if outcomes[b] == FINISHED and best[0] == np.inf:
+            outcomes[b] = EMPTY
