@@ -62,6 +62,7 @@ class Ledger:
         self._wall = time.perf_counter()
         self._cpu = time.process_time()
         self._row_seconds = 0.0
+        self.turn_ends = math.inf  # in seconds of the run: when a method should hand back, see `turn_left`
 
     # ------------------------------------------------------------------ what is left
 
@@ -79,6 +80,14 @@ class Ledger:
     def seconds_left(self) -> float:
         """Wall seconds left; inf without a limit."""
         return math.inf if self.budget.seconds is None else self.budget.seconds - self.seconds
+
+    @property
+    def turn_left(self) -> float:
+        """Wall seconds left to the method at work: of its turn in a portfolio, else of the run; inf without a limit."""
+        if self.budget.seconds is None:
+            return math.inf
+        seconds = self.seconds
+        return max(min(self.turn_ends - seconds, self.budget.seconds - seconds), 1e-3)
 
     def check(self) -> None:
         """Raise :class:`BudgetExhausted` if nothing is left, or the run was closed from outside."""
@@ -103,7 +112,7 @@ class Ledger:
         if self.budget.calls is not None:
             allowed = min(allowed, self.budget.calls - self.oracle_calls)
         if self.budget.seconds is not None and self._row_seconds > 0:
-            allowed = min(allowed, max(1, int(self.seconds_left / self._row_seconds)))
+            allowed = min(allowed, max(1, int(self.turn_left / self._row_seconds)))
         if allowed <= 0:
             raise BudgetExhausted
         return allowed
@@ -320,8 +329,8 @@ class CountedOracle:
     def _attempt(self, costs: Array) -> OracleBatch:
         """Solve; if the batch raises, row by row, so that one bad row does not take the others with it."""
         try:
-            if self.takes_seconds and math.isfinite(self.ledger.seconds_left):
-                return self.inner.solve(costs, seconds=max(self.ledger.seconds_left, 1e-3))  # type: ignore[call-arg]
+            if self.takes_seconds and math.isfinite(self.ledger.turn_left):
+                return self.inner.solve(costs, seconds=self.ledger.turn_left)  # type: ignore[call-arg]
             return self.inner.solve(costs)
         except InfeasibleError:
             raise

@@ -26,22 +26,27 @@ class Auto:
     """A portfolio under one budget.
 
     First, in this order and each only where the problem offers it: an exact method that declares itself fast
-    (``problem.exact_is_fast``), the natural costs, the problem's heuristics, the small space of aggregates, sequential
-    linearization, and the exact method within a share of the seconds. Then SurCo, local search and random
-    perturbation take turns; a turn goes to the arm with the best recent gain per cost, every third turn to the one
-    that waited longest. The last share of the budget polishes the incumbent by local search.
+    (``problem.exact_is_fast``), the natural costs, the problem's heuristics, a short try of a slow exact method, the
+    small space of aggregates, and sequential linearization. Then SurCo, local search and random perturbation take
+    turns; a turn goes to the arm with the best recent gain per cost, every third turn to the one that waited longest.
+    In the middle of the run an exact method that was not done gets its share of the seconds, started from the
+    incumbent. The last share of the budget polishes the incumbent by local search.
 
     Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
     method that is not declared fast takes part only if there is a budget in seconds.
 
     Attributes:
-        exact_share: of the seconds, for a slow exact method.
+        exact_share: of the seconds, for a slow exact method in the middle of the run.
+        probe_share: of the seconds, for its first try.
+        exact_at: used part of the budget at which the middle begins.
         opening_share: of the budget, at most, for aggregates and for sequential linearization each.
         slice_share: of the budget, one turn of an arm.
         polish_share: of the budget, for the final local search.
     """
 
-    exact_share: float = 0.5
+    exact_share: float = 0.35
+    probe_share: float = 0.05
+    exact_at: float = 0.3
     opening_share: float = 0.1
     slice_share: float = 0.02
     polish_share: float = 0.1
@@ -57,13 +62,22 @@ class Auto:
         opening.append("linear")
         if isinstance(inner, HasHeuristics):
             opening.append("heuristics")
+        is_slow = isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None
+        if is_slow:
+            opening.append("probe")
         if isinstance(inner, HasAggregates):
             opening.append("aggregates")
         if problem.is_differentiable and (is_convex(inner) or not fast):
             opening.append("slp")
-        if isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None:
-            opening.append("exact")
-        return {"opening": opening, "arms": {}, "gain": {}, "waited": {}, "turns": 0, "current": ""}
+        return {
+            "opening": opening,
+            "is_exact_due": is_slow,
+            "arms": {},
+            "gain": {},
+            "waited": {},
+            "turns": 0,
+            "current": "",
+        }
 
     def step(
         self, problem: CountedProblem, state: State, *, generator: torch.Generator
@@ -73,6 +87,9 @@ class Auto:
             name, *rest = state["opening"]
             self._turn(problem, name, None, self.opening_share, generator)
             return {**state, "opening": rest, "done": problem.ledger.is_optimal}, None
+        if state["is_exact_due"] and self._used(problem) >= self.exact_at:
+            self._turn(problem, "exact", None, 1.0, generator)
+            return {**state, "is_exact_due": False, "done": problem.ledger.is_optimal}, None
         return self._play(problem, state, generator)
 
     def _play(self, problem: CountedProblem, state: State, generator: torch.Generator) -> tuple[State, Estimate | None]:
@@ -112,6 +129,8 @@ class Auto:
         method = self._method(name)
         outer, ledger.method = ledger.method, name
         start = self._clock(problem)
+        if ledger.budget.seconds is not None:
+            ledger.turn_ends = ledger.seconds + share * ledger.budget.seconds
         try:
             if arm is None:
                 arm = method.init(problem, generator=generator)
@@ -129,7 +148,7 @@ class Auto:
             ledger.note(f"{name}: {error}")
             arm = {"done": True}
         finally:
-            ledger.method = outer
+            ledger.method, ledger.turn_ends = outer, math.inf
         return arm
 
     def _method(self, name: str) -> Method:
@@ -143,7 +162,9 @@ class Auto:
             case "slp":
                 return SequentialLinearization()
             case "exact":
-                return ExactMethod(share=self.exact_share)
+                return ExactMethod(share=self.exact_share / (1 - self.exact_at))
+            case "probe":
+                return ExactMethod(share=self.probe_share)
             case "local_search":
                 return LocalSearch()
             case "zero":
