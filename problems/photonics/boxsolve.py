@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from problems.photonics import small_inverse
 from problems.photonics.dissection import Merge, Plan
 
 
 class Backend(enum.StrEnum):
     """How small dense systems are solved."""
 
-    LAPACK = "lapack"  # pivoted LU, matrix by matrix: best on a CPU
+    LAPACK = "lapack"  # pivoted LU of torch.linalg: best on a CPU
     BLOCK = "block"  # block elimination without pivoting in batched products, refined: best on a GPU
 
 
@@ -33,29 +34,28 @@ class Factors:
     merges: tuple[Tensor, ...]
 
 
-_BASE = 16
+_BASE = 20
 _INVERT = 64
 
 
 def gauss_jordan(matrix: Tensor) -> Tensor:
-    """Inverse [..., n, n] without pivoting by n rank-one updates; for small n, capturable in a CUDA graph."""
-    work = matrix.clone()
+    """Inverse [..., n, n] without pivoting, by rank-one updates (see `small_inverse`); capturable in a CUDA graph."""
+    work = matrix
+    unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     for k in range(matrix.shape[-1]):
-        pivot = work[..., k, k].reciprocal()
-        column = work[..., :, k].clone()
-        row = work[..., k, :] * pivot[..., None]
-        column[..., k] = 0
-        work.sub_(column[..., :, None] * row[..., None, :])
-        work[..., k, :] = row
-        work[..., :, k] = -column * pivot[..., None]
-        work[..., k, k] = pivot
+        column = work[..., :, k] - unit[k]
+        row = (work[..., k, :] + unit[k]) / work[..., k, k, None]
+        work = torch.addcmul(work, column[..., :, None], row[..., None, :], value=-1)
     return work
 
 
 def block_inverse(matrix: Tensor) -> Tensor:
     """Inverse [..., n, n] of a symmetric (not Hermitian) matrix by recursive halves, no pivoting."""
     n = matrix.shape[-1]
-    if n <= _BASE:
+    if matrix.is_cuda and small_inverse.is_available():
+        if n <= (small_inverse.LARGEST_COMPLEX if matrix.is_complex() else small_inverse.LARGEST):
+            return small_inverse.invert(matrix)
+    elif n <= _BASE:
         return gauss_jordan(matrix)
     half = n // 2
     upper, cross, lower = matrix[..., :half, :half], matrix[..., :half, half:], matrix[..., half:, half:]

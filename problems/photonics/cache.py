@@ -40,7 +40,7 @@ def load(key: str, folder: Path) -> dict[str, NDArray[np.generic]] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         logger.warning("Ignoring the damaged cache file %s: %s", path, error)

@@ -166,6 +166,13 @@ class Simulator:
         return direct.simulate(self.device, np.asarray(design, float), wavelength_nm, ports_in).fields
 
 
+def _take(tensor: Tensor, ports: tuple[int, ...]) -> Tensor:
+    """Columns of a tensor without an index tensor, so that a CUDA graph can hold it."""
+    if ports == tuple(range(ports[0], ports[0] + len(ports))):
+        return tensor[..., ports[0] : ports[0] + len(ports)]
+    return torch.stack([tensor[..., port] for port in ports], -1)
+
+
 class _Amplitudes(torch.autograd.Function):
     """Mode amplitudes of the bordered system, with the adjoint gradient."""
 
@@ -179,11 +186,11 @@ class _Amplitudes(torch.autograd.Function):
         system = simulator._ring_matrix.repeat(len(design), 1, 1)
         system.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, -ring:])
         system[:, :-4, :-4] += schur
-        columns = simulator._columns if keep else simulator._columns[..., list(ports)]
+        columns = simulator._columns if keep else _take(simulator._columns, ports)
         solution = solve_symmetric(system, columns.repeat(len(design), 1, 1), simulator.backend)
-        excited = solution[..., list(ports)] if keep else solution
+        excited = _take(solution, ports) if keep else solution
         monitors = simulator._columns[..., count:]
-        constant = simulator._constant[:, count:, list(ports)]
+        constant = _take(simulator._constant[:, count:], ports)
         amplitudes = monitors.mT.repeat(len(design), 1, 1) @ excited - constant.repeat(len(design), 1, 1)
         ctx.simulator, ctx.ports, ctx.factors = simulator, ports, factors
         if keep:
@@ -197,7 +204,7 @@ class _Amplitudes(torch.autograd.Function):
         (solution,) = ctx.saved_tensors
         device, plan, box = simulator.device, simulator.plan, simulator._box
         batch, wavelengths, _, width = grad.shape
-        fields = solution[..., list(ports)]
+        fields = _take(solution, ports)
         duals = solution[..., simulator.port_count :] @ grad.reshape(batch * wavelengths, -1, width).conj()
         stacked = torch.cat([fields.real, fields.imag, duals.real, -duals.imag], -1)
         swept = sweep_box(stacked, ctx.factors, box)
