@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from problems.planning.network import Array, Network
+from problems.planning.network import COVER, Array, Network
 
 _EPS = 1e-9
 
@@ -151,6 +151,11 @@ def cutset_pool(network: Network, *, largest: int = 5, most: int = 4000, most_ro
         parts_rows.append(rounded.rows)
         parts_rhs.append(rounded.rhs)
         parts_set.append(np.full(len(values), i))
+    gated_rows, gated_set = _opening_cuts(network, crosses, alive, which[keep], state[keep])
+    if len(gated_set):
+        parts_rows.append(gated_rows)
+        parts_rhs.append(np.full(len(gated_set), 2.0))
+        parts_set.append(gated_set)
     empty = not parts_rows
     return CutsetPool(
         sets,
@@ -162,6 +167,46 @@ def cutset_pool(network: Network, *, largest: int = 5, most: int = 4000, most_ro
         which,
         state,
     )
+
+
+def gates(network: Network) -> NDArray[np.int64]:
+    """[m] the 0-1 variable without which nothing can be installed on a link (its set-up), or -1."""
+    result = np.full(network.n_links, -1)
+    for j in np.flatnonzero((network.variable_module == COVER) & (network.upper == 1.0)):
+        rules = network.rows[network.rows[:, j] < 0.0]
+        opened = {int(k) for row in rules for k in np.flatnonzero(row > 0.0)} if len(rules) else set()
+        if not opened or any((row > 0.0).sum() != 1 for row in rules):
+            continue
+        link = int(network.variable_link[next(iter(opened))])
+        if opened == set(np.flatnonzero((network.variable_link == link) & (network.variable_module >= 0)).tolist()):
+            result[link] = j
+    return result
+
+
+def _opening_cuts(
+    network: Network, crosses: Array, alive: Array, which: NDArray[np.int64], state: NDArray[np.int64]
+) -> tuple[Array, NDArray[np.int64]]:
+    """Cuts y(cut) >= 2: traffic must cross in every failure, each failure takes a link, all links there need a set-up.
+
+    From y(cut without the failed links) >= 1 for k failures that take one link each: (k - 1) y(cut) >= k.
+    """
+    gate = gates(network)
+    rows, sets = [], []
+    if (gate < 0).all():
+        return np.zeros((0, network.n)), np.zeros(0, np.int64)
+    states_of: dict[int, list[int]] = {}
+    for c, s in zip(which.tolist(), state.tolist(), strict=True):
+        states_of.setdefault(c, []).append(s)
+    for c, states in states_of.items():
+        links = np.flatnonzero(crosses[c])
+        taken = {int(links[down[0]]) for s in states if len(down := np.flatnonzero(alive[s, links] == 0.0)) == 1}
+        if len(links) < 2 or taken != set(links.tolist()) or (gate[links] < 0).any() or network.offset[links].any():
+            continue
+        row = np.zeros(network.n)
+        row[gate[links]] = 1.0
+        rows.append(row)
+        sets.append(c)
+    return np.array(rows).reshape(len(rows), network.n), np.array(sets, dtype=np.int64)
 
 
 def _demand_across(network: Network, sets: NDArray[np.bool_]) -> Array:
