@@ -16,11 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from surco.optim.dither import element_numbers, uniform
+from surco.optim.dither import uniform
 
 _FIRST_STEPS = 9.0  # codes an octave of |m|
 _SECOND_STEPS = 8.0  # codes an octave of v, that is 16 an octave of sqrt(v)
-_SECOND_SALT = 0x5BD1E995  # the two moments must not share their dither
+_SECOND_SALT = 0.4142135  # the two moments must not share their dither
 
 
 def pack_rows(first: Tensor, second: Tensor, rows: Tensor | int, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,13 +38,13 @@ def pack_rows(first: Tensor, second: Tensor, rows: Tensor | int, step: int) -> t
     magnitude = first.abs()
     top = torch.maximum(magnitude.amax(dim=1), second.amax(dim=1).sqrt_())
     exponent = torch.frexp(top)[1].clamp_(-60, 60)
-    elements = element_numbers(rows, first.shape[1], first.device)
+    columns, device = first.shape[1], first.device
     scale = torch.exp2(exponent.to(torch.float32))[:, None]
-    codes = _log_codes(magnitude / scale, _FIRST_STEPS, 127.0, uniform(elements, step))
+    codes = _log_codes(magnitude / scale, _FIRST_STEPS, 127.0, uniform(rows, columns, step, device=device))
     codes = torch.where(first < 0, -codes, codes).to(torch.int8)
     share = second / scale / scale
     # A positive v never becomes 0: it divides.
-    squares = _log_codes(share, _SECOND_STEPS, 255.0, uniform(elements, step + _SECOND_SALT))
+    squares = _log_codes(share, _SECOND_STEPS, 255.0, uniform(rows, columns, step, device=device, salt=_SECOND_SALT))
     squares = torch.where(share > 0, squares.clamp_min(1.0), squares).to(torch.uint8)
     return codes, squares, exponent.to(torch.int8)
 

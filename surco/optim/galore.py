@@ -395,16 +395,17 @@ class GaLore(Optimizer):
 
     def _finite(self, works: list[Projected]) -> list[Projected]:
         """The works whose projected gradients are finite; the others are counted. One synchronization a device."""
-        tops: dict[torch.device, list[tuple[Projected, Tensor]]] = {}
+        sums: dict[torch.device, list[tuple[Projected, Tensor]]] = {}
         for work in works:
-            if work.values.numel() == 0:
-                continue
-            top = work.values.sum()  # NaN or infinity spread to the sum, which is the cheapest reduction
-            tops.setdefault(work.values.device, []).append((work, top))
+            if work.values.numel():
+                # NaN or infinity spread to the sum, which is the cheapest reduction.
+                sums.setdefault(work.values.device, []).append((work, work.values.sum()))
         kept = []
-        for pairs in tops.values():
-            for (work, _), is_finite in zip(pairs, torch.stack([t for _, t in pairs]).isfinite().tolist(), strict=True):
-                if is_finite:
+        for pairs in sums.values():
+            totals = [total for _, total in pairs]
+            values = torch.stack(totals).tolist() if len(totals) > 1 else [totals[0].item()]
+            for (work, _), value in zip(pairs, values, strict=True):
+                if math.isfinite(value):
                     kept.append(work)
                 else:
                     work.state["skipped_steps"] += 1

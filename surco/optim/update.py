@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surco.optim.dither import element_numbers, random_signs, round_to_bfloat16
+from surco.optim.dither import random_signs, round_to_bfloat16
 from surco.optim.moments import read_moments, write_moments
 from surco.optim.options import Conventions, Inner, Mode
 
@@ -87,81 +87,104 @@ def finish(work: Projected, negative: Tensor) -> None:
     decay = rate * float(group["weight_decay"]) if group["inner"] != Inner.ADAM else 0.0
     is_late = group["conventions"] == Conventions.GALORE_TORCH
     if "rank" not in state:
-        _write(work, negative, None, rate, decay, is_late=is_late)
+        _write(work, negative, None, None, rate, decay, is_late=is_late)
         return
     rate *= float(group["scale"])
     mode = group["mode"]
     if mode == Mode.GALORE:
-        _write(work, negative, state["basis"], rate, decay, is_late=is_late)
+        _write(work, negative, state["basis"], None, rate, decay, is_late=is_late)
         return
     gradient = work.gradient
     assert gradient is not None  # prepare() kept it for these modes
+    # Norms of the rows of G, R and D; a row of R that is zero has no direction either.
+    raw, low, long = (torch.linalg.vector_norm(part, dim=1, keepdim=True) for part in (gradient, work.values, negative))
     if mode == Mode.APOLLO_MINI:
-        norms = torch.linalg.vector_norm(work.values)
-        factor = torch.linalg.vector_norm(negative) / norms.clamp_min(1e-30)
+        factor = (torch.linalg.vector_norm(long) / torch.linalg.vector_norm(low).clamp_min(1e-30)).expand_as(low)
     else:
-        norms = torch.linalg.vector_norm(work.values, dim=1, keepdim=True)
-        factor = torch.linalg.vector_norm(negative, dim=1, keepdim=True) / norms.clamp_min(1e-30)
+        factor = long / low.clamp_min(1e-30)
     if mode == Mode.FIRA:
-        residual = torch.addmm(gradient, work.values, state["basis"].T, alpha=-1.0)
-        update = _limit(residual * factor, state).neg_().addmm_(negative, state["basis"].T)
+        # P is orthonormal: |G_i - R_i P'|^2 = |G_i|^2 - |R_i|^2, so the residual S need not be formed to be limited.
+        outside = (raw.square() - low.square()).clamp_min_(0.0).sqrt_()
+        factor = factor * _limit(factor * outside, state)
+        inside = torch.addcmul(negative, work.values, factor)  # -D P' - f (G - R P') = (f R - D) P' - f G
+        _write(work, inside, state["basis"], -factor, rate, decay, is_late=is_late)
     else:
-        update = _limit(gradient * factor, state).neg_()
-    _write(work, update, None, rate, decay, is_late=is_late)
+        factor = factor * _limit(factor * raw, state)
+        _write(work, None, None, -factor, rate, decay, is_late=is_late)
 
 
-def _limit(update: Tensor, state: dict[str, Any], growth: float = 1.01) -> Tensor:
-    """Hold the norm of an update to ``growth`` times the last one (the norm-growth limiter of Fira and APOLLO)."""
-    norm = torch.linalg.vector_norm(update)
+def _limit(row_norms: Tensor, state: dict[str, Any], growth: float = 1.01) -> Tensor:
+    """Factor that holds the norm of an update to ``growth`` times the last one (the limiter of Fira and APOLLO)."""
+    norm = torch.linalg.vector_norm(row_norms)
     last = state["update_norm"]
     allowed = torch.where(last > 0, torch.minimum(norm, growth * last), norm)
     state["update_norm"] = allowed
-    return update * (allowed / norm.clamp_min(1e-30))
+    return allowed / norm.clamp_min(1e-30)
 
 
-def _write(work: Projected, update: Tensor, basis: Tensor | None, rate: float, decay: float, *, is_late: bool) -> None:
-    """W <- W + rate * update P', on the touched rows, in the dtype of the weight; ``decay`` shrinks W."""
-    weight, rows = work.parameter.data, work.rows
-    if rows is not None:
-        _write_rows(work, update, basis, rate, decay, is_late=is_late)
+def _write(
+    work: Projected,
+    update: Tensor | None,
+    basis: Tensor | None,
+    factor: Tensor | None,
+    rate: float,
+    decay: float,
+    *,
+    is_late: bool,
+) -> None:
+    """W <- W + rate * (update P' + factor * G) in the dtype of the weight; ``decay`` shrinks W first, or last."""
+    weight = work.parameter.data
+    if work.rows is not None:
+        _write_rows(work, _full(work, update, basis, factor), rate, decay, is_late=is_late)
         return
     if decay and not is_late:
         weight.mul_(1.0 - decay)
     matrix = weight if weight.dim() == 2 else as_matrix(weight)
     is_view = matrix.data_ptr() == weight.data_ptr()
     oriented = matrix.T if work.state.get("is_left") else matrix
-    if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:
-        full = update if basis is None else update @ basis.T
-        total = oriented.to(torch.float32).add_(full, alpha=rate)
-        numbers = element_numbers(total.shape[0], total.shape[1], total.device)
-        oriented.copy_(round_to_bfloat16(total, numbers, work.state["step"]))
-    elif basis is not None and weight.dtype == torch.float32:
-        oriented.addmm_(update, basis.T, alpha=rate)
+    if weight.dtype == torch.float32:
+        if update is not None and basis is not None:
+            oriented.addmm_(update, basis.T, alpha=rate)
+        elif update is not None:
+            oriented.add_(update, alpha=rate)
+        if factor is not None and work.gradient is not None:
+            oriented.addcmul_(work.gradient, factor, value=rate)
     else:
-        full = update if basis is None else update @ basis.T
-        oriented.add_(full.to(weight.dtype), alpha=rate)
+        total = oriented.to(torch.float32).add_(_full(work, update, basis, factor), alpha=rate)
+        if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:
+            oriented.copy_(round_to_bfloat16(total, total.shape[0], work.state["step"]))
+        else:
+            oriented.copy_(total)
     if not is_view:
         weight.copy_(matrix.reshape(weight.shape))
     if decay and is_late:
         weight.mul_(1.0 - decay)
 
 
-def _write_rows(
-    work: Projected, update: Tensor, basis: Tensor | None, rate: float, decay: float, *, is_late: bool
-) -> None:
+def _full(work: Projected, update: Tensor | None, basis: Tensor | None, factor: Tensor | None) -> Tensor:
+    """The update U P' + f G in full, [rows, n]."""
+    total = update if update is None or basis is None else update @ basis.T
+    if factor is None or work.gradient is None:
+        assert total is not None
+        return total
+    scaled = work.gradient * factor
+    return scaled if total is None else scaled.add_(total)
+
+
+def _write_rows(work: Projected, update: Tensor, rate: float, decay: float, *, is_late: bool) -> None:
+    """The touched rows of a table, each in one gather and scatter."""
     weight, rows = work.parameter.data, work.rows
     assert rows is not None
     if weight.dtype == torch.float32 and not decay:
-        full = update * rate if basis is None else torch.mm(update, basis.T * rate)
-        weight.index_add_(0, rows, full)
+        weight.index_add_(0, rows, update, alpha=rate)
         return
-    full = update if basis is None else update @ basis.T
     touched = weight.index_select(0, rows).to(torch.float32)
     shrink = 1.0 - decay
-    touched = touched.add_(full, alpha=rate).mul_(shrink) if is_late else touched.mul_(shrink).add_(full, alpha=rate)
+    touched = (
+        touched.add_(update, alpha=rate).mul_(shrink) if is_late else touched.mul_(shrink).add_(update, alpha=rate)
+    )
     if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:
-        numbers = element_numbers(rows, weight.shape[1], weight.device)
-        weight.index_copy_(0, rows, round_to_bfloat16(touched, numbers, work.state["step"]))
+        weight.index_copy_(0, rows, round_to_bfloat16(touched, rows, work.state["step"]))
     else:
         weight.index_copy_(0, rows, touched.to(weight.dtype))
 

@@ -21,6 +21,9 @@ from problems.sharding.embeddings.real import RDATASETS, RECBOLE, build
 from problems.sharding.spec import spec_from_json
 from surco.errors import InvalidInputError, ResumeError, UnknownIdError
 
+# torch's own sparse optimizers build sparse tensors in a way that torch itself warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+
 TASK = PlantedClicks(rows=(300, 60, 12, 5), pooling=(1, 4, 1, 1), strength=3.0)
 SMALL = ModelConfig(dim=16, top=(32,))
 

@@ -16,6 +16,9 @@ from surco.errors import InvalidInputError
 from surco.optim import GaLore
 from tests.surco.optim.reference import low_rank_adam
 
+# torch's own sparse optimizers build sparse tensors in a way that torch itself warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+
 ROWS, DIM = 50, 12
 
 

@@ -8,6 +8,9 @@ from torch import nn
 
 from surco.optim import RowwiseAdagrad, RowwiseAdam
 
+# torch's own sparse optimizers build sparse tensors in a way that torch itself warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+
 
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(RowwiseAdagrad, torch.optim.Adagrad), (RowwiseAdam, torch.optim.SparseAdam)]
