@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from surco.errors import InvalidInputError
 
+FREE_OBJECTIVE_CALLS = 20
+
 
 class BudgetExhausted(Exception):  # noqa: N818 - a signal, not an error
     """Raised inside a method when nothing is left to spend; the loop catches it."""
@@ -25,6 +27,17 @@ class Budget:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise InvalidInputError(f"Expected `{name}` > 0 and finite, got {value!r}. Leave it out for no limit.")
+
+    @property
+    def objective_limit(self) -> int | None:
+        """Objective calls that may be spent, None for no limit.
+
+        Under ``calls`` alone they are nearly free, but a method that never asks the oracle (local search by moves) must
+        end: ``FREE_OBJECTIVE_CALLS`` of them go with every oracle call.
+        """
+        if self.objective_calls is None and self.calls is not None and self.seconds is None:
+            return FREE_OBJECTIVE_CALLS * self.calls
+        return self.objective_calls
 
     @property
     def is_counted(self) -> bool:

@@ -120,7 +120,7 @@ class Ledger:
     def objective_rows(self, wanted: int) -> int:
         """How many of ``wanted`` objective rows may be evaluated now (at least 1, else exhausted)."""
         self.check()
-        limit = self.budget.objective_calls
+        limit = self.budget.objective_limit
         allowed = wanted if limit is None else min(wanted, limit - self.objective_calls)
         if allowed <= 0:
             raise BudgetExhausted
@@ -453,7 +453,7 @@ class CountedProblem:
         """Value every vertex that was seen but not yet asked for: no solve is thrown away."""
         ledger = self.ledger
         while ledger.pending:
-            limit = ledger.budget.objective_calls
+            limit = ledger.budget.objective_limit
             left = len(ledger.pending) if limit is None else limit - ledger.objective_calls
             if left <= 0:
                 return

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from surco.budget import BudgetExhausted
+from surco.budget import FREE_OBJECTIVE_CALLS, BudgetExhausted
 from surco.errors import CutGradientError
 from surco.ledger import CountedProblem
 from surco.methods.aggregates import Aggregates
@@ -186,7 +186,8 @@ class Auto:
             used = max(used, ledger.objective_calls / budget.objective_calls)
         if budget.is_counted:
             if budget.calls is not None and budget.objective_calls is None:
-                # objective calls are free here, but a turn must end: 20 of them count like one oracle call
-                used = max(used, ledger.oracle_calls / budget.calls + ledger.objective_calls / (20 * budget.calls))
+                # objective calls are nearly free here, but a turn must end: some of them count like one oracle call
+                free = FREE_OBJECTIVE_CALLS * budget.calls
+                used = max(used, ledger.oracle_calls / budget.calls + ledger.objective_calls / free)
             return used
         return max(used, ledger.seconds / float(budget.seconds or 1.0))

@@ -22,11 +22,13 @@ class LocalSearch:
         batch: neighbors a step.
         patience: batches without gain that make a local optimum.
         kick: random moves in a row that leave a local optimum; grows while the kicks lead nowhere.
+        kicks: kicks without gain after which there is nothing left to do: a small set of designs is then all known.
     """
 
     batch: int = 64
     patience: int = 4
     kick: int = 3
+    kicks: int = 100
     name: ClassVar[str] = "local_search"
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
@@ -65,7 +67,7 @@ class LocalSearch:
             stale += 1
         if best.value < before:
             kicks = 0
-        return {"x": x, "value": value, "stale": stale, "kicks": kicks}, None
+        return {"x": x, "value": value, "stale": stale, "kicks": kicks, "done": kicks > self.kicks}, None
 
     def _kicked(self, problem: CountedProblem, generator: torch.Generator, length: int) -> tuple[Tensor, float]:
         """The incumbent after a few random moves; its value is not asked for."""

@@ -272,3 +272,22 @@ def test_a_false_claim_of_convexity_is_found_out() -> None:
     result = surco.solve(problem, calls=400)
     assert result.value == pytest.approx(problem.optimum())
     assert result.bound is None or result.bound <= problem.optimum() + 1e-6
+
+
+class Moving(QuadraticChoice):
+    """Has moves of its own, so that local search never asks the oracle; few designs, so that all are soon known."""
+
+    def __init__(self) -> None:
+        super().__init__(n=4, k=2)
+
+    def moves(self, x: torch.Tensor, *, count: int, generator: torch.Generator) -> torch.Tensor:
+        order = torch.rand(count, self.n, generator=generator).argsort(-1)[:, : self.k]
+        return torch.zeros(count, self.n, dtype=x.dtype).scatter(1, order, 1.0)
+
+
+@pytest.mark.parametrize("method", ["local_search", "auto"])
+def test_a_method_that_never_asks_the_oracle_ends_under_a_budget_in_calls(method: str) -> None:
+    problem = Moving()
+    result = surco.solve(problem, method, calls=30)
+    assert result.value == pytest.approx(problem.optimum())
+    assert result.stats.objective_calls <= 20 * 30
