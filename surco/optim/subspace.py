@@ -19,6 +19,7 @@ from torch import Tensor
 from surco.optim.dither import random_signs
 
 GRAM_COLUMNS = 512  # up to here the eigendecomposition is cheap enough to be exact every time
+HOST_EIGEN_COLUMNS = 192
 GRAM_ASPECT = 64  # G taller than this many times its width: reading G dominates, the eigendecomposition is free
 
 
@@ -49,14 +50,27 @@ def eigen_subspace(covariance: Tensor, rank: int) -> Subspace | None:
     The eigendecomposition runs in float64: float32 turns the small eigenvectors of a fast-decaying spectrum by more
     than ten degrees.
     """
-    scale = float(torch.linalg.vector_norm(covariance, ord=torch.inf))
+    found = eigen_decomposition(covariance)
+    if found is None:
+        return None
+    values, vectors = found
+    kept, total, top = torch.stack([values[:rank].sum(), values.sum(), values[0]]).tolist()
+    return Subspace(vectors[:, :rank].contiguous(), kept / total, total / top)
+
+
+def eigen_decomposition(covariance: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Falling eigenvalues [n] float64 (up to a factor) and eigenvectors [n, n] float32; None if zero or not finite.
+
+    Small matrices go to the CPU: LAPACK is done before a GPU has launched the many small kernels of its solver.
+    """
+    device = covariance.device
+    matrix = covariance.to(device="cpu" if covariance.shape[0] <= HOST_EIGEN_COLUMNS else device, dtype=torch.float64)
+    scale = float(torch.linalg.vector_norm(matrix, ord=torch.inf))
     if not 0.0 < scale < float("inf"):
         return None
-    values, vectors = torch.linalg.eigh(covariance.to(torch.float64) / scale)
-    values = values.clamp_min(0.0).flip(0)
-    basis = vectors.flip(1)[:, :rank].to(torch.float32)
-    kept, total, top = torch.stack([values[:rank].sum(), values.sum(), values[0]]).tolist()
-    return Subspace(basis.contiguous(), kept / total, total / top)
+    values, vectors = torch.linalg.eigh(matrix / scale)
+    values, vectors = values.clamp_min_(0.0).flip(0), vectors.flip(1)
+    return values.to(device), vectors.to(device=device, dtype=torch.float32)
 
 
 def gram_subspace(matrix: Tensor, rank: int) -> Subspace | None:
@@ -134,10 +148,11 @@ def power_subspace(
     for _ in range(max_rounds):
         block = orthonormalize(_filtered(matrix, block, projected, ritz.tolist(), rank))
         projected = matrix @ block
-        values, vectors = torch.linalg.eigh((projected.T @ projected).to(torch.float64))
-        turn = vectors.flip(1).to(torch.float32)
-        ritz = values.flip(0).clamp_min(0.0)
-        block, projected = block @ turn, projected @ turn
+        found = eigen_decomposition(projected.T @ projected)
+        if found is None:
+            return None
+        block, projected = block @ found[1], projected @ found[1]
+        ritz = projected.square().sum(dim=0)
         last, energy = energy, float(ritz[:rank].sum())
         if energy - last <= tolerance * energy:
             break
