@@ -8,6 +8,7 @@ import pytest
 
 import surco
 from problems.paths import DEADLINES, DOMAIN, OnTimeRoute, grid, real_network, reference_seeds
+from surco.checks import check_problem
 from surco.errors import InvalidInputError, UnknownIdError
 
 
@@ -171,3 +172,11 @@ def test_bad_specs_are_named(change, text):
     change(spec)
     with pytest.raises(InvalidInputError, match=text):
         DOMAIN.from_spec(spec)
+
+
+@pytest.mark.parametrize("deadline", ["loose", "tight"])
+@pytest.mark.parametrize("id", ["paths/grid-5-code-v0", "paths/grid-10-paper-v0", "paths/sndlib-nobel-germany-v0"])
+def test_shipped_problems_pass_the_shipped_checks(id, deadline):
+    report = check_problem(surco.make(id, seed=3, deadline=deadline))
+    ran = {check.name for check in report.checks if not check.is_skipped}
+    assert {"gradient", "moves", "heuristics", "aggregates", "lower bound", "exact", "spec"} <= ran
