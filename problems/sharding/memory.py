@@ -20,7 +20,9 @@ def table_memory_bytes(table: Table, workload: Workload, world_size: int) -> int
     without lookups sends no output: outputs scale with min(1, pooling factor).
     """
     weights = table.weight_bytes
-    state = math.ceil(weights * workload.optimizer.state_per_weight(table.dim))
+    state = table.state_bytes
+    if state is None:
+        state = math.ceil(weights * workload.optimizer.state_per_weight(table.dim))
     if not workload.has_io_buffers:
         return weights + state
     samples = workload.batch_size * world_size

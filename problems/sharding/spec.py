@@ -162,6 +162,8 @@ def _table(entry: Any, where: str) -> Table:
 def _table_to_json(table: Table) -> dict[str, Any]:
     values = asdict(table)
     values["dtype"] = table.dtype.value
+    if table.state_bytes is None:
+        del values["state_bytes"]
     kind = next(kind for kind, cls in ACCESS_KINDS.items() if isinstance(table.access, cls))
     access = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(table.access).items()}
     values["access"] = {"kind": kind, **access}

