@@ -99,7 +99,9 @@ def plan_map(instance: PlanningInstance, plan: Plan, verdict: Verdict, *, state:
     for i, link in enumerate(instance.links):
         ends = place[number[link.source]], place[number[link.target]]
         curve = Path([ends[0], controls[i], ends[1]], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
-        lines.append(curve.to_polygons(closed_only=False)[0] if (controls[i] != (ends[0] + ends[1]) / 2).any() else ends)
+        lines.append(
+            curve.to_polygons(closed_only=False)[0] if (controls[i] != (ends[0] + ends[1]) / 2).any() else ends
+        )
         is_up = link.name in shown.utilization
         widths.append((0.8 + 7.0 * math.sqrt(total[i] / top) if total[i] > 0 else 0.6) if is_up else 1.8)
         used = ramp(shown.utilization.get(link.name, 0.0)) if total[i] > 0 else "#9a9a9a"
@@ -220,8 +222,10 @@ def plan_page(instance: PlanningInstance, plan: Plan, verdict: Verdict) -> str:
     facts += f" · {sum(s.is_survived for s in verdict.states)} of {len(verdict.states)} states survived"
     if verdict.excused:
         facts += f" · excused (bridges): {len(verdict.excused)}"
-    return _PAGE.replace("@TITLE@", html.escape(instance.name)).replace("@FACTS@", html.escape(facts)).replace(
-        "@DATA@", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        _PAGE.replace("@TITLE@", html.escape(instance.name))
+        .replace("@FACTS@", html.escape(facts))
+        .replace("@DATA@", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
     )
 
 
@@ -259,7 +263,8 @@ const t=make("text",{x:n.p[0]+7,y:n.p[1]-6});t.textContent=n.name;}
 data.states.forEach((s,k)=>{const o=document.createElement("option");o.value=k;
 o.textContent=s.name+(s.ok?"":" (NOT survived)");pick.appendChild(o);});
 function show(){const s=data.states[+pick.value];paths.forEach((p,i)=>{const u=s.use[i],l=data.links[i];
-p.setAttribute("stroke",u===null?"#111":l.gbps>0?color(u):"#9a9a9a");p.setAttribute("stroke-dasharray",u===null?"3 8":"none");});}
+p.setAttribute("stroke",u===null?"#111":l.gbps>0?color(u):"#9a9a9a");p.setAttribute("stroke-dasharray",u===null?"2 8":"none");
+p.setAttribute("stroke-width",u===null?3:l.gbps>0?1+9*Math.sqrt(l.gbps/top_):.8);});}
 pick.addEventListener("change",show);
 document.getElementById("worst").addEventListener("click",()=>{pick.value=data.worst;show();});
 pick.value=data.worst;show();

@@ -94,7 +94,7 @@ class Evaluator:
         Raises:
             InvalidInputError: wrong shape, or values that are not finite.
         """
-        values = torch.as_tensor(capacities, dtype=torch.float64).to(self.device)
+        values = torch.as_tensor(capacities, dtype=torch.float64, device=self.device)
         if values.ndim != 2 or values.shape[1] != self.network.n_links:
             raise InvalidInputError(
                 f"Expected `capacities` of shape [B, {self.network.n_links}], got {list(values.shape)}."
@@ -123,7 +123,7 @@ class Evaluator:
             nothing = torch.full((len(values),), -1, dtype=torch.int64, device=self.device)
             return nothing, torch.ones(len(values), dtype=torch.float64, device=self.device)
         ratio, which = ((values @ rows.T) / rhs).min(dim=1)
-        return torch.where(ratio < 1.0 - _TOLERANCE, which, torch.full_like(which, -1)), ratio
+        return which.masked_fill_(ratio >= 1.0 - _TOLERANCE, -1), ratio
 
     def explain(self, capacities: Array) -> str | None:
         """The violated cut in words for link capacities [m], or None if they survive."""

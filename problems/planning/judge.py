@@ -82,7 +82,7 @@ class Judge:
 
     def __init__(self, instance: PlanningInstance) -> None:
         self._instance = instance
-        self._paths: dict[tuple[str, str], set[tuple[tuple[str, bool], ...]]] = {}
+        self._paths: dict[tuple[str, str], dict[tuple[tuple[str, bool], ...], None]] = {}
         self._last: str | None = None
 
     def __call__(self, plan: Plan, *, stop_early: bool = False) -> Verdict:
@@ -150,7 +150,7 @@ def _judge_state(
     instance: PlanningInstance,
     failure: Failure,
     usable: dict[str, float],
-    pool: dict[tuple[str, str], set[tuple[tuple[str, bool], ...]]],
+    pool: dict[tuple[str, str], dict[tuple[tuple[str, bool], ...], None]],
 ) -> StateVerdict:
     graph = nx.MultiDiGraph()
     graph.add_nodes_from(node.name for node in instance.nodes if node.name not in failure.nodes)
@@ -193,13 +193,13 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
             return False
         known.add((pair, path))
         columns.append((pair, path))
-        pool.setdefault(pair, set()).add(path)
+        pool.setdefault(pair, {})[path] = None
         return True
 
     row = {pair: i for i, pair in enumerate(wanted)}
     for pair in wanted:
         add(pair, fresh[pair])
-        for path in pool.get(pair, set()).copy():
+        for path in list(pool.get(pair, {})):
             if all(key in number for key in path):
                 add(pair, path)
     demand = np.array(list(wanted.values())) / scale
@@ -260,7 +260,7 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
 def _shortest(graph, stubs, wanted):
     """Shortest path and distance of each wanted pair that has one; stubs are only ever ends."""
     paths, distances = {}, {}
-    for source in {u for u, _ in wanted}:
+    for source in dict.fromkeys(u for u, _ in wanted):
         blocked = stubs - {source}
 
         def weight(u, v, keys, blocked=blocked):

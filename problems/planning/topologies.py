@@ -139,9 +139,7 @@ def from_topology(
     return instance.with_failures(single_link_failures(instance))
 
 
-def from_topohub(
-    key: str, *, model: str | None = None, seed: int | None = None, **options: Any
-) -> PlanningInstance:
+def from_topohub(key: str, *, model: str | None = None, seed: int | None = None, **options: Any) -> PlanningInstance:
     """``from_topology`` of a network of topohub by key (``sndlib/polska``) or SNDlib name (``polska``).
 
     Args:

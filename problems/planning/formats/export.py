@@ -52,7 +52,9 @@ def routing_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def certificate(instance: PlanningInstance, plan: Plan, verdict: Verdict, *, bound: float | None = None) -> dict[str, Any]:
+def certificate(
+    instance: PlanningInstance, plan: Plan, verdict: Verdict, *, bound: float | None = None
+) -> dict[str, Any]:
     """What is claimed and why: cost, bound, per state its largest utilization or the proof that it fails."""
     return {
         "format": "surco-certificate/1",

@@ -90,7 +90,9 @@ def read_workbook(
         services = listed if protect_listed_classes else protected
         failures.append(Failure(f"spof {i + 1}", fibers=members, services=services))
     failures += [Failure(f"fiber {f.name}", fibers=(f.name,), services=protected) for f in fibers if not f.is_leased]
-    nodes = tuple(Node(_text(row, "name", "L3Nodes"), has_transit=not _flag(row.get("stub"))) for row in sheets["L3Nodes"])
+    nodes = tuple(
+        Node(_text(row, "name", "L3Nodes"), has_transit=not _flag(row.get("stub"))) for row in sheets["L3Nodes"]
+    )
     known = {node.name for node in nodes}
     sites = sorted({end for f in fibers for end in (f.source, f.target)} - known)
     return PlanningInstance(
@@ -166,7 +168,9 @@ def _rows(sheet: Any) -> list[dict[str, Any]]:
 def _text(row: Mapping[str, Any], column: str, sheet: str) -> str:
     value = row.get(column)
     if value is None:
-        raise InvalidInputError(f"Sheet {sheet!r}: expected a column {column!r} with a value, got {sorted(map(str, row))}.")
+        raise InvalidInputError(
+            f"Sheet {sheet!r}: expected a column {column!r} with a value, got {sorted(map(str, row))}."
+        )
     return str(value).strip()
 
 

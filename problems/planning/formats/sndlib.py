@@ -89,9 +89,7 @@ def read_xml(text: str, *, name: str = "network") -> PlanningInstance:
         nodes.append((node.get("id", ""), None if x is None else float(x), None if y is None else float(y)))
     links = []
     for link in root.findall("networkStructure/links/link"):
-        modules = [
-            (_number(m, "capacity"), _number(m, "cost")) for m in link.findall("additionalModules/addModule")
-        ]
+        modules = [(_number(m, "capacity"), _number(m, "cost")) for m in link.findall("additionalModules/addModule")]
         links.append(
             (
                 link.get("id", ""),
