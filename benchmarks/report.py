@@ -117,7 +117,7 @@ def _cells(plan: Suite, lines: Sequence[Line]) -> tuple[list[str], list[list[str
         ("worst", [shown(line.worst) for line in lines]),
         ("best", [percent(line.best_share) for line in lines]),
         ("behind the best", [_mean(line.behind, shown) for line in lines]),
-        ("gap", [_mean(line.gap, percent) for line in lines]),
+        ("gap", [_mean(line.gap, shown) for line in lines]),
         ("proven", [percent(line.proven_share) for line in lines]),
     ]
     columns += [(name, [_mean((line.metrics or {}).get(name), number) for line in lines]) for name in plan.metrics]
@@ -142,10 +142,11 @@ def _mean(value: Mean | None, shown: Any) -> str:
         return shown(value.value)
     if shown is percent:
         return f"{100 * value.value:.3g} ± {_short(100 * value.half_width)} %"
-    return f"{value.value:.5g} ± {_short(value.half_width)}"
+    return f"{0.0 if abs(value.value) < 1e-12 else value.value:.5g} ± {_short(value.half_width)}"
 
 
 def _short(half_width: float) -> str:
+    half_width = 0.0 if half_width < 1e-12 else half_width
     return f"{half_width:.0f}" if 100 <= half_width < 1e6 else f"{half_width:.2g}"
 
 

@@ -15,6 +15,7 @@ from benchmarks.suite import Suite
 from surco.result import relative_gap
 
 LEVEL = 0.95
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Line:
         regret: mean regret to the best known value of each instance; see :func:`regret`.
         worst: largest regret.
         best_share: share of all cells, failed ones too, whose regret is within the suite's tolerance.
-        gap: mean relative gap to the best bound known for the instance, None where none is known.
+        gap: mean distance of the value from the best bound known for the instance, relative to the value or absolute
+            as the suite says; None where no bound is known.
         proven_share: share of all cells that proved their own design optimal.
         behind: mean paired difference of regret to the group's best method; None for that method itself.
         oracle_calls, objective_calls, cpu_seconds: mean costs.
@@ -90,8 +92,13 @@ def best_known(
 
 
 def regret(value: float, best: float, kind: str) -> float:
-    """Difference to the best known value, never negative; divided by its size where ``kind`` is ``relative``."""
-    difference = max(value - best, 0.0)
+    """Difference to the best known value, never negative; divided by its size where ``kind`` is ``relative``.
+
+    A difference that rounding alone explains is none.
+    """
+    difference = value - best
+    if difference <= ROUNDING * max(1.0, abs(best)):
+        return 0.0
     return difference / abs(best) if kind == "relative" and best else difference
 
 
@@ -166,7 +173,7 @@ def _line(
             failed[row["status"]] += 1
     if not good:
         return Line(label, 0, dict(failed))
-    gaps = [(r["instance"], relative_gap(r["value"], known[r["instance"]].bound)) for r in good]
+    gaps = [(r["instance"], _gap(r["value"], known[r["instance"]].bound, plan.regret)) for r in good]
     metrics = {
         name: clustered((r["instance"], r["metrics"][name]) for r in good)
         for name in plan.metrics
@@ -187,6 +194,12 @@ def _line(
         cpu_seconds=float(np.mean([r["cpu_seconds"] for r in good])),
         metrics=metrics,
     )
+
+
+def _gap(value: float, bound: float, kind: str) -> float | None:
+    if kind == "relative" or not math.isfinite(bound):
+        return relative_gap(value, bound)
+    return regret(value, bound, kind)
 
 
 def _behind(line: Line, mine: Mapping[tuple[str, int], float], best: Mapping[tuple[str, int], float]) -> Line:

@@ -85,10 +85,11 @@ def style_axes(axis: Axes, theme: str) -> None:
 
 
 def plain_ticks(axis: Axes) -> None:
-    """Write 0.01 and 1000 on a logarithmic axis, not powers of ten."""
-    from matplotlib.ticker import NullFormatter
+    """Write 0.01, 0.02 and 1000 on a logarithmic axis, not powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     if axis.get_xscale() == "log":
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
 

@@ -33,8 +33,9 @@ p { margin: .4rem 0; } .soft { color: var(--soft); }
 .card span { color: var(--soft); font-size: .82rem; }
 .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0;
+  font-size: .92rem; }
+th, td { padding: .3rem .65rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 tr.best td { font-weight: 650; background: var(--card); }
