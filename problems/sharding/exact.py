@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 30.0
 ENOUGH_GAP = 1e-5  # relative; a model of latency is not worth more digits
 OPTIMAL_GAP = 1e-9
+MARGIN_SECONDS = 0.5
 
 
 def solve_exact(problem: ShardingProblem, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
@@ -36,7 +37,7 @@ def solve_exact(problem: ShardingProblem, *, seconds: float | None = None, start
     """
     begin = time.perf_counter()
     limit = DEFAULT_SECONDS if seconds is None else max(seconds, 0.0)
-    deadline = begin + limit
+    deadline = begin + limit - min(0.1 * limit, MARGIN_SECONDS)  # the answer must be back in time to count
     bound = quick_bound(problem)
     if not math.isfinite(bound):
         return Exact(None, math.inf)

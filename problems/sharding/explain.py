@@ -23,8 +23,8 @@ def explain(problem: ShardingProblem) -> str:
     needed, capacity = problem.oracle.memory.sum(), problem.capacity_bytes.sum()
     if needed > problem.oracle.limit.sum():
         return (
-            f"The tables need {_gib(needed)} and all {len(problem.devices)} devices together offer {_gib(capacity)} after "
-            f"the reserve of {problem.workload.reserve:.0%}. {_explain_packing(problem)}"
+            f"The tables need {_gib(needed)} and all {len(problem.devices)} devices together offer {_gib(capacity)} "
+            f"after the reserve of {problem.workload.reserve:.0%}. {_explain_packing(problem)}"
         )
     return _explain_packing(problem)
 
@@ -91,8 +91,8 @@ def _explain_packing(problem: ShardingProblem) -> str:
     least = int(np.ceil(solver.best_objective_bound)) * unit
     if least == 0:
         return (
-            f"Whether the tables fit is open after {SEARCH_SECONDS:g} s. With {_bytes(value)} more usable memory on every "
-            f"device they do."
+            f"Whether the tables fit is open after {SEARCH_SECONDS:g} s. With {_bytes(value)} more usable memory "
+            f"on every device they do."
         )
     chosen = {d: [g for g in range(groups) if (g, d) in on and solver.boolean_value(on[g, d])] for d in range(devices)}
     worst = max(chosen, key=lambda d: oracle.memory[chosen[d]].sum() - oracle.capacity[d])
@@ -100,10 +100,10 @@ def _explain_packing(problem: ShardingProblem) -> str:
     names = [problem.tables[t].name for t in problem.placement.members[blocking]]
     proof = "" if status == cp_model.OPTIMAL else f" (at least {_bytes(least)} is proven)"
     return (
-        f"The tables fill {oracle.memory.sum() / oracle.capacity.sum():.1%} of the usable memory, and no packing fits them "
-        f"onto the devices. In the closest one {problem.devices[worst].name!r} is over by {_bytes(value)}; its largest "
-        f"table is {', '.join(map(repr, names))} ({_gib(oracle.memory[blocking])}). Smallest relaxation: {_bytes(value)} "
-        f"more usable memory on every device{proof}{_reserve_hint(problem, value, worst)}."
+        f"The tables fill {oracle.memory.sum() / oracle.capacity.sum():.1%} of the usable memory, and no packing "
+        f"fits them onto the devices. In the closest one {problem.devices[worst].name!r} is over by {_bytes(value)}; "
+        f"its largest table is {', '.join(map(repr, names))} ({_gib(oracle.memory[blocking])}). Smallest relaxation: "
+        f"{_bytes(value)} more usable memory on every device{proof}{_reserve_hint(problem, value, worst)}."
     )
 
 

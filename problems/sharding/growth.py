@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 MAX_STATES = 4096
+MAX_CELLS = 4_000_000  # rows times groups times states that are held at once
 
 
 def tractable_classes(classes: Sequence[Index], max_states: int = MAX_STATES) -> tuple[Index, ...]:
@@ -55,6 +56,11 @@ class GrowthProgram:
         for members in self.classes:
             is_twin[members] = True
         self.single = np.flatnonzero(~is_twin)
+        self.moves: list[tuple[Index | slice, Index | slice]] = []  # per class: states before and after it opens one
+        for j, stride in enumerate(self.strides):
+            after = np.flatnonzero(opened[j] > 0)
+            one = len(self.classes) == 1  # then the states are the counts, and views do
+            self.moves.append((slice(0, -1), slice(1, None)) if one else (after - stride, after))
         self.is_open = np.zeros((self.states, devices), dtype=bool)  # [S, D]
         self.is_open[:, self.single] = True
         for j, members in enumerate(self.classes):
@@ -69,42 +75,52 @@ class GrowthProgram:
         Returns:
             choice [B, G] (arbitrary where the value is inf) and value [B].
         """
+        rows = max(1, MAX_CELLS // max(1, costs.shape[1] * self.states))
+        parts = [self._solve(costs[low : low + rows]) for low in range(0, len(costs), rows)]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _solve(self, costs: Array) -> tuple[Index, Array]:
         batch, groups, _ = costs.shape
+        ordered = np.ascontiguousarray(costs[:, self.order].swapaxes(0, 1))  # [G, B, D]
+        stay, opens = self._transitions(ordered)
         value = np.full((batch, self.states), np.inf)
         value[:, 0] = 0.0
-        opening = np.zeros((groups, batch, self.states), dtype=np.int8)  # 0: went to an open device, j + 1: opened in j
-        for i, g in enumerate(self.order):
-            value, opening[i] = self._advance(value, costs[:, g])
+        opening = np.zeros((groups, batch, self.states), dtype=np.int8)  # 0: to an open device, j + 1: opened one of j
+        for i in range(groups):
+            new = value + stay[i]
+            for j, (before, after) in enumerate(self.moves):
+                candidate = value[:, before] + opens[j][i]
+                here = new[:, after]
+                better = candidate < here
+                new[:, after] = np.minimum(candidate, here)
+                opening[i][:, after] = np.where(better, np.int8(j + 1), opening[i][:, after])
+            value = new
         state = value.argmin(axis=1)
         rows = np.arange(batch)
         best = value[rows, state]
-        choice = np.zeros((batch, groups), dtype=np.int64)
+        states, kinds = np.zeros((2, groups, batch), dtype=np.int64)
+        steps = np.array([0, *self.strides])
         for i in range(groups - 1, -1, -1):
-            g = self.order[i]
-            kind = opening[i, rows, state]
-            choice[:, g] = np.where(self.is_open[state], costs[:, g], np.inf).argmin(axis=1)
-            for j, members in enumerate(self.classes):
-                opens = kind == j + 1
-                if opens.any():
-                    choice[opens, g] = members[self.opened[j, state[opens]] - 1]
-                    state[opens] -= self.strides[j]
+            states[i], kinds[i] = state, opening[i, rows, state]
+            state = state - steps[kinds[i]]
+        placed = np.where(self.is_open[states], ordered, np.inf).argmin(axis=2)  # [G, B]
+        for j, members in enumerate(self.classes):
+            placed = np.where(kinds == j + 1, members[np.maximum(self.opened[j][states], 1) - 1], placed)
+        choice = np.empty((batch, groups), dtype=np.int64)
+        choice[:, self.order] = placed.T
         return choice, best
 
-    def _advance(self, value: Array, cost: Array) -> tuple[Array, NDArray[np.int8]]:
-        """One group: value [B, S] and its cost [B, D] -> new value [B, S] and what was opened [B, S]."""
-        batch = len(cost)
-        base = cost[:, self.single].min(axis=1) if len(self.single) else np.full(batch, np.inf)
-        cheapest = np.repeat(base[:, None], self.states, axis=1)
+    def _transitions(self, ordered: Array) -> tuple[Array, list[Array]]:
+        """Costs [G, B, D] in order -> cheapest open device [G, B, S], and per class the opening cost [G, B, states]."""
+        groups, batch, _ = ordered.shape
+        single = ordered[:, :, self.single]
+        base = single.min(axis=2) if len(self.single) else np.full((groups, batch), np.inf)
+        stay = np.repeat(base[:, :, None], self.states, axis=2)
+        opens = []
         for j, members in enumerate(self.classes):
-            prefix = np.full((batch, len(members) + 1), np.inf)
-            np.minimum.accumulate(cost[:, members], axis=1, out=prefix[:, 1:])
-            np.minimum(cheapest, prefix[:, self.opened[j]], out=cheapest)
-        new = value + cheapest
-        what = np.zeros(new.shape, dtype=np.int8)
-        for j, members in enumerate(self.classes):
-            to = np.flatnonzero(self.opened[j] > 0)
-            candidate = value[:, to - self.strides[j]] + cost[:, members[self.opened[j, to] - 1]]
-            better = candidate < new[:, to]
-            new[:, to] = np.where(better, candidate, new[:, to])
-            what[:, to] = np.where(better, np.int8(j + 1), what[:, to])
-        return new, what
+            cost = ordered[:, :, members]
+            prefix = np.full((groups, batch, len(members) + 1), np.inf)
+            np.minimum.accumulate(cost, axis=2, out=prefix[:, :, 1:])
+            np.minimum(stay, prefix[:, :, self.opened[j]], out=stay)
+            opens.append(cost[:, :, self.opened[j][self.moves[j][1]] - 1])
+        return stay, opens

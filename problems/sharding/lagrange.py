@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def priced_placement(
-    oracle: PlacementOracle, costs: Array, *, rounds: int = 60, gap: float = 0.0
+    oracle: PlacementOracle, costs: Array, *, rounds: int = 60, gap: float = 0.0, deadline: float = np.inf
 ) -> tuple[Index, Array, Array]:
     """Price memory by subgradient steps: L(p) = min over canonical plans of sum (c + p_d m_g) - sum p_d capacity_d.
 
@@ -26,21 +27,24 @@ def priced_placement(
         costs: [R, G, D], +inf where blocked, with a finite relaxation.
         rounds: subgradient steps.
         gap: rows stop early within this relative gap.
+        deadline: value of ``time.perf_counter()`` at which to stop; one round is always done.
 
     Returns:
         choice [R, G], its value [R] (inf where no repair succeeded) and the bound [R].
     """
-    count, _, devices = costs.shape
+    count, groups, devices = costs.shape
     scale = max(float(oracle.limit.max(initial=0.0)), 1.0)
     memory, limit = oracle.memory / scale, oracle.limit / scale
     price = np.zeros((count, devices))
     bound, best = np.full(count, -np.inf), np.full(count, np.inf)
-    choice = np.zeros(costs.shape[:2], dtype=np.int64)
+    choice = np.zeros((count, groups), dtype=np.int64)
     factor = np.full(count, 1.0)
     stalled = np.zeros(count, dtype=np.int64)
     size = np.abs(np.where(np.isfinite(costs), costs, 0.0)).max(axis=2).sum(axis=1)
     live = np.arange(count)
-    for _ in range(rounds):
+    for i in range(rounds):
+        if i and time.perf_counter() > deadline:
+            break
         relaxed, value = oracle.relax(costs[live] + price[live, None, :] * memory[:, None])
         value = value - price[live] @ limit
         better = value > bound[live] + 1e-12 * size[live]
@@ -65,8 +69,10 @@ def priced_placement(
         if not len(live):
             break
     for r in np.flatnonzero(np.isfinite(best) & (best - bound > gap * np.abs(best))):
+        if time.perf_counter() > deadline:
+            break
         choice[r] = descend(oracle, costs[r], choice[r])
-        best[r] = costs[r][np.arange(choice.shape[1]), choice[r]].sum()
+        best[r] = costs[r][np.arange(groups), choice[r]].sum()
     return choice, best, np.minimum(bound, best)
 
 

@@ -23,6 +23,7 @@ The value of every linear program is recomputed from its dual prices, so that to
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass, field
@@ -56,14 +57,14 @@ class Block:
         low: least working set of a device at this level.
         high: largest.
         loads: [2, G] forward and backward load of each group at this level.
-        points: loads [2] at which tangents are taken.
+        tangents: where the tangents are taken, each with loads [2], compute time g and its gradient [2].
     """
 
     kind: int
     low: float
     high: float
     loads: Array
-    points: list[Array] = field(default_factory=list)
+    tangents: list[tuple[Array, float, Array]] = field(default_factory=list)
 
 
 class LevelProgram:
@@ -99,7 +100,7 @@ class LevelProgram:
             shares = np.linspace(0.0, self._share(top), levels + 1)
             edges = shares / (1.0 - shares)
             edges[-1] = top
-            for low, high in zip(edges[:-1], edges[1:], strict=True):
+            for low, high in itertools.pairwise(edges):
                 self.blocks.append(self._block(kind, float(low), float(high)))
 
     def run(self, *, seconds: float, gap: float = 1e-4) -> float:
@@ -107,7 +108,7 @@ class LevelProgram:
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline and self.best - self.bound > gap * self.best:
             before = self.bound
-            solution = self._solve()
+            solution = self._solve(deadline - time.perf_counter())
             if solution is None:
                 break
             if not self._cut(solution) and not self._split(solution):
@@ -141,27 +142,29 @@ class LevelProgram:
             self.may = np.repeat(self.may, 2, axis=0)
             self.may[1, heaviest] = False
 
-    def _block(self, kind: int, low: float, high: float, points: list[Array] | None = None) -> Block:
+    def _block(
+        self, kind: int, low: float, high: float, tangents: list[tuple[Array, float, Array]] | None = None
+    ) -> Block:
         forward, backward, again_forward, again_backward, own, _ = self.weights[:, :, self.kinds[kind][0]]
         hit = 1.0 / self.cost.model.cache_speedup
         factor = hit + (1.0 - hit) * self._share(np.maximum(own, low))
         loads = np.stack([forward + again_forward * factor, backward + again_backward * factor])
-        if points is None:
+        if tangents is None:
             mean = loads.sum(axis=1) / len(self.problem.devices)
-            points = [mean * m for m in FIRST_POINTS] + list(self.plan_loads)
-        return Block(kind, low, high, loads, list(points))
+            tangents = self._tangents(np.concatenate([np.outer(FIRST_POINTS, mean), self.plan_loads]))
+        return Block(kind, low, high, loads, list(tangents))
 
-    def _device_time(self, loads: Array) -> tuple[float, Array]:
-        """Compute time g of a device with loads [2], and its gradient."""
-        u = torch.tensor(loads, dtype=torch.float64, requires_grad=True)
-        none = torch.zeros((), dtype=torch.float64)
-        total = self.cost.times_ms(torch.stack([u[0], none, none, u[1]])[:, None])[[0, 3]].sum()
-        (gradient,) = torch.autograd.grad(total, u)
-        return float(total.detach()), gradient.numpy()
+    def _tangents(self, loads: Array) -> list[tuple[Array, float, Array]]:
+        """Compute time g of devices with loads [K, 2], and its gradient, point by point."""
+        u = torch.from_numpy(loads.T.copy()).requires_grad_()  # [2, K]
+        none = torch.zeros_like(u[0])
+        totals = self.cost.times_ms(torch.stack([u[0], none, none, u[1]]))[[0, 3]].sum(0)  # [K]
+        (gradient,) = torch.autograd.grad(totals.sum(), u)
+        return list(zip(loads, totals.tolist(), gradient.T.numpy(), strict=True))
 
-    def _tangent(self, block: Block, point: Array) -> Array | None:
-        """Row over (x, n, h) of the block: tangent of n exp(g(U / n) / scale) at ``point``, minus h, at most 0."""
-        g, slope = self._device_time(point)
+    def _tangent_row(self, block: Block, tangent: tuple[Array, float, Array]) -> Array | None:
+        """Row over (x, n, h) of the block: tangent of n exp(g(U / n) / scale) at a point, minus h, at most 0."""
+        point, g, slope = tangent
         if (g - self.center) / self.scale > MAX_EXPONENT:
             return None
         height = math.exp((g - self.center) / self.scale)
@@ -170,8 +173,8 @@ class LevelProgram:
 
     # ------------------------------------------------------------------ solving
 
-    def _solve(self) -> list[tuple[Array, float, float]] | None:
-        """Solve the program, raise the bound, and return (x, n, h) of each block; None if the bound is complete."""
+    def _solve(self, seconds: float) -> list[tuple[Array, float, float]] | None:
+        """Solve the program, raise the bound, and return (x, n, h) of each block; None if complete or out of time."""
         groups = self.groups
         memory, capacity = self.problem.oracle.memory, self.problem.capacity_bytes
         scale = max(float(capacity.max()), 1.0)
@@ -188,7 +191,7 @@ class LevelProgram:
                 line = np.zeros(groups + 2)
                 line[t], line[groups] = 1.0, -1.0
                 lines.append(line)
-            lines += [row for p in block.points if (row := self._tangent(block, p)) is not None]
+            lines += [row for t in block.tangents if (row := self._tangent_row(block, t)) is not None]
             rows.append(sp.csr_array(np.array(lines)))
             size = len(self.kinds[block.kind])
             fits = self.may[block.kind] & (own <= block.high)
@@ -210,13 +213,14 @@ class LevelProgram:
             b_eq=b_eq,
             bounds=np.stack([np.zeros(len(top)), top], axis=1),
             method="highs",
+            options={"time_limit": max(seconds, 0.01)},
         )
         if answer.status == 2:  # no plan is better than the known one
             self.bound = self.best
             return None
-        if answer.status != 0:
+        if answer.status != 0 or answer.ineqlin is None or answer.eqlin is None or answer.x is None:
             return None
-        prices = np.minimum(answer.ineqlin.marginals, 0.0)
+        prices = np.minimum(np.asarray(answer.ineqlin.marginals), 0.0)
         reduced = costs - a_ub.T @ prices - a_eq.T @ answer.eqlin.marginals
         safe = float(b_eq @ answer.eqlin.marginals + np.minimum(reduced, 0.0) @ top)
         if safe > 1e-12:
@@ -234,11 +238,10 @@ class LevelProgram:
         for block, (x, count, height) in zip(self.blocks, solution, strict=True):
             if count < 1e-7:
                 continue
-            point = block.loads @ x / count
-            g, _ = self._device_time(point)
-            true = count * math.exp(min((g - self.center) / self.scale, 600.0))
+            (tangent,) = self._tangents((block.loads @ x / count)[None])
+            true = count * math.exp(min((tangent[1] - self.center) / self.scale, 600.0))
             if true > height + 2e-3:
-                block.points.append(point)
+                block.tangents.append(tangent)
                 found = True
         return found
 
@@ -253,8 +256,8 @@ class LevelProgram:
                 continue
             middle = (low + high) / 2.0
             edge = middle / (1.0 - middle)
-            blocks.append(self._block(block.kind, block.low, edge, block.points))
-            blocks.append(self._block(block.kind, edge, block.high, block.points))
+            blocks.append(self._block(block.kind, block.low, edge, block.tangents))
+            blocks.append(self._block(block.kind, edge, block.high, block.tangents))
             found = True
         self.blocks = blocks
         return found

@@ -42,8 +42,8 @@ def solve_makespan(
     """Minimize the largest device load over feasible placements.
 
     Loads are rounded down to whole units, so that the integer optimum is never above the true one and the bound is
-    valid. Of alike devices, the k-th group in the canonical order is kept to the first k: this removes most relabellings
-    and costs no plan.
+    valid. Of alike devices, the k-th group in the canonical order is kept to the first k: this removes most
+    relabellings and costs no plan.
 
     Args:
         oracle: feasible set.
@@ -79,7 +79,7 @@ def solve_makespan(
         here = [g for g in range(groups) if may[g, d]]
         model.add(sum(int(whole[g, d]) * on[g, d] for g in here) <= slowest)
         if oracle.memory[here].sum() > oracle.capacity[d]:
-            room = int(math.floor(oracle.capacity[d] / byte_unit))
+            room = math.floor(oracle.capacity[d] / byte_unit)
             model.add(sum(int(used[g]) * on[g, d] for g in here) <= room)
     model.minimize(slowest)
     if start is not None:

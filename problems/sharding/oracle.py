@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from problems.sharding.placement_milp import PlacementMilp
 
 MEMORY_SLACK = 1e-9  # relative; byte counts are exact, the slack only forgives sums of floats given by users
-MAX_WORK = 20_000  # nodes times groups of the branch and bound of one row
+MAX_WORK = 5_000  # nodes times groups of the branch and bound of one row
 
 
 class PlacementOracle:
@@ -82,9 +83,17 @@ class PlacementOracle:
         """Number of variables, tables times devices; x[t * D + d] = 1 puts table t on device d."""
         return self.tables * self.devices
 
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]; rows without a plan are labelled."""
+    takes_seconds = True
+
+    def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]; rows without a plan are labelled.
+
+        Args:
+            costs: [B, n] float64.
+            seconds: wall seconds for the whole batch; what is left then of steps 3 to 5 is not done.
+        """
         start = time.perf_counter()
+        deadline = math.inf if seconds is None else start + seconds
         costs = as_costs(costs, self.n)
         batch = len(costs)
         finite = np.asarray(np.isfinite(costs).all(axis=1))
@@ -101,13 +110,13 @@ class PlacementOracle:
         has_row = finite & np.isfinite(value)
         hard: list[int] = []
         for b in np.flatnonzero(has_row & ~self.fits(choice)):
-            found = self._search(grouped[b], choice[b], value[b])
+            found = self._search(grouped[b], choice[b], value[b], deadline)
             if found is None:
                 hard.append(int(b))
             else:
                 choice[b], bound[b], status[b], message[b] = found
         if hard:
-            self._price(hard, grouped, choice, bound, status, message)
+            self._price(hard, grouped, choice, bound, status, message, deadline)
         x = self.design(choice)
         objective = np.einsum("bn,bn->b", tables.reshape(batch, -1), x)
         is_done = np.array([s is Status.OPTIMAL for s in status])
@@ -115,8 +124,8 @@ class PlacementOracle:
         for b, s in enumerate(status):
             if not s.has_point:
                 x[b], objective[b], bound[b] = np.nan, np.nan, -np.inf
-        seconds = np.full(batch, (time.perf_counter() - start) / max(batch, 1))
-        return OracleBatch(x, objective, bound, tuple(status), seconds, tuple(message))
+        spent = np.full(batch, (time.perf_counter() - start) / max(batch, 1))
+        return OracleBatch(x, objective, bound, tuple(status), spent, tuple(message))
 
     def violation(self, x: Array) -> Array:
         """Largest violation, [..., n] -> [...].
@@ -177,26 +186,31 @@ class PlacementOracle:
 
     def relax(self, costs: Array) -> tuple[Index, Array]:
         """Cheapest canonical choice for costs [B, G, D] (+inf where not allowed) and its value; memory sums ignored."""
-        choice = costs.argmin(axis=2)
+        choice = costs.argmin(axis=2).astype(np.int64)
         value = np.take_along_axis(costs, choice[..., None], axis=2).sum((1, 2))
         redo = np.flatnonzero(np.isfinite(value) & ~is_canonical(choice, self.order, self.classes, self.devices))
         if len(redo):
             choice[redo], value[redo] = self._growth.solve(costs[redo])
         return choice, value
 
-    def _search(self, costs: Array, choice: Index, value: float) -> tuple[Index, float, Status, str] | None:
-        """Branch and bound for one row; ``choice`` and ``value`` solve the root's relaxation. None: too much work."""
+    def _search(
+        self, costs: Array, choice: Index, value: float, deadline: float
+    ) -> tuple[Index, float, Status, str] | None:
+        """Branch and bound for one row; ``choice`` and ``value`` solve the root's relaxation. None: too much work.
+
+        Among equal bounds the plan with the least excess comes first, so that costs full of ties are no tree search.
+        """
         count = itertools.count()
         ban = np.zeros(costs.shape, dtype=bool)
-        heap = [(value, next(count), choice, ban)]
+        heap = [(value, 0.0, next(count), choice, ban)]
         nodes = 0
         while heap:
-            bound, _, choice, ban = heapq.heappop(heap)
+            bound, _, _, choice, ban = heapq.heappop(heap)
             over = self._overfull(choice)
             if over is None:
                 return choice, bound, Status.OPTIMAL, ""
             nodes += 1
-            if nodes * len(choice) > MAX_WORK:
+            if nodes * len(choice) > MAX_WORK or time.perf_counter() > deadline:
                 return None
             device, cover = over
             bans = np.repeat(ban[None], len(cover), axis=0)
@@ -204,8 +218,9 @@ class PlacementOracle:
                 bans[j, g, device] = True
                 bans[j + 1 :, g, np.arange(self.devices) != device] = True
             choices, values = self.relax(np.where(bans, np.inf, costs))
+            excess = np.maximum(self.loads(choices) - self.limit, 0.0).sum(axis=1)
             for j in np.flatnonzero(np.isfinite(values)):
-                heapq.heappush(heap, (float(values[j]), next(count), choices[j], bans[j]))
+                heapq.heappush(heap, (float(values[j]), float(excess[j]), next(count), choices[j], bans[j]))
         return choice, -np.inf, Status.INFEASIBLE, "the tables do not fit into the memory of the devices together"
 
     def _overfull(self, choice: Index) -> tuple[int, Index] | None:
@@ -227,17 +242,18 @@ class PlacementOracle:
         bound: Array,
         status: list[Status],
         message: list[str],
+        deadline: float,
     ) -> None:
         """Steps 4 and 5 for the given rows, written into the batch."""
         from problems.sharding.lagrange import priced_placement
 
-        plans, values, bounds = priced_placement(self, costs[rows], gap=self.gap)
+        plans, values, bounds = priced_placement(self, costs[rows], gap=self.gap, deadline=deadline)
         for b, plan, value, low in zip(rows, plans, values, bounds, strict=True):
             choice[b], bound[b] = plan, low
             if np.isfinite(value) and value - low <= self.gap * abs(value):
                 status[b], message[b] = Status.FEASIBLE, f"within a relative gap of {self.gap:g}"
                 continue
-            answer, milp_bound, said, text = self._solve_milp(costs[b])
+            answer, milp_bound, said, text = self._solve_milp(costs[b], deadline - time.perf_counter())
             bound[b] = max(low, milp_bound)
             if answer is not None and (said is Status.OPTIMAL or self._value(costs[b], answer) <= value):
                 choice[b], status[b], message[b] = answer, said, text
@@ -250,9 +266,11 @@ class PlacementOracle:
     def _value(costs: Array, choice: Index) -> float:
         return float(costs[np.arange(len(choice)), choice].sum())
 
-    def _solve_milp(self, costs: Array) -> tuple[Index | None, float, Status, str]:
+    def _solve_milp(self, costs: Array, seconds: float) -> tuple[Index | None, float, Status, str]:
         from problems.sharding.placement_milp import PlacementMilp
 
+        if seconds <= 0:
+            return None, -np.inf, Status.LIMIT, "no time left"
         if self._milp is None:
             self._milp = PlacementMilp(self)
-        return self._milp.solve(costs)
+        return self._milp.solve(costs, seconds)

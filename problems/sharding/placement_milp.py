@@ -79,11 +79,11 @@ class PlacementMilp:
             seconds=oracle.seconds,
         )
 
-    def solve(self, costs: Array) -> tuple[Index | None, float, Status, str]:
-        """Minimize costs [G, D] (+inf where blocked): choice [G] or None, bound, status, message."""
+    def solve(self, costs: Array, seconds: float) -> tuple[Index | None, float, Status, str]:
+        """Minimize costs [G, D] (+inf where blocked) within ``seconds``: choice [G] or None, bound, status, message."""
         padded = np.zeros(self._size)
         padded[: costs.size] = np.where(np.isfinite(costs), costs, 0.0).ravel()
-        batch = self._oracle.solve(padded[None])
+        batch = self._oracle.solve(padded[None], seconds=seconds if math.isfinite(seconds) else None)
         status = batch.status[0]
         if not status.has_point:
             return None, float(batch.bound[0]), status, batch.message[0]

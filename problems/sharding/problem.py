@@ -34,9 +34,9 @@ class ShardingProblem:
     add up to; `AdditiveCost` is TorchRec's estimate (max over devices of a sum), `FusedCost` a nonlinear model.
 
     Rules: every table on one device; memory (weights, optimizer state, buffers) within each device's capacity less the
-    reserve; pinned, forbidden and colocated tables. ``violation`` judges exactly these. The oracle's set also fixes the
-    names of alike devices (one labelling per partition; ``break_symmetry=False`` turns that off), which no cost can tell
-    apart; `canonical` renames any plan.
+    reserve; pinned, forbidden and colocated tables. ``violation`` judges exactly these. The oracle's set also fixes
+    the names of alike devices (one labelling per partition; ``break_symmetry=False`` turns that off), which no cost
+    can tell apart; `canonical` renames any plan.
 
     Args:
         tables: at least one, with unique names.

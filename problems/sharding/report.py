@@ -30,7 +30,8 @@ def describe(problem: ShardingProblem, x: Tensor) -> str:
     width = max(len(device.name) for device in problem.devices)
     lines = [
         f"{len(problem.tables)} tables on {len(problem.devices)} devices ({problem.cost_model.name} cost): "
-        f"{float(problem.objective(x)):.4f} ms per step, slowest device {total.max():.4f} ms, mean {total.mean():.4f} ms"
+        f"{float(problem.objective(x)):.4f} ms per step, "
+        f"slowest device {total.max():.4f} ms, mean {total.mean():.4f} ms"
     ]
     for d in range(min(len(problem.devices), MAX_DEVICES_IN_WORDS)):
         here = np.flatnonzero(plan[:, d] > 0.5)

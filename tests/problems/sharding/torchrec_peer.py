@@ -50,6 +50,7 @@ def peer_numbers(tables, devices, workload):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torchrec
+        from torchrec import optim as optimizers
         from torchrec.distributed.embedding_types import EmbeddingComputeKernel
         from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
         from torchrec.distributed.planner import ParameterConstraints, Topology
@@ -57,7 +58,6 @@ def peer_numbers(tables, devices, workload):
         from torchrec.distributed.types import ShardingType
         from torchrec.modules.embedding_configs import DataType as PeerType
         from torchrec.modules.embedding_configs import EmbeddingBagConfig
-        from torchrec import optim as optimizers
 
         types = {DataType.FLOAT32: PeerType.FP32, DataType.FLOAT16: PeerType.FP16}
         classes = {
