@@ -245,14 +245,13 @@ class BoxPlan:
         )  # fmt: skip
 
 
-def factor_box(diagonal: Tensor, box: BoxPlan, backend: Backend, *, keep: bool) -> tuple[Factors | None, Tensor]:
+def factor_box(diagonal: Tensor, box: BoxPlan, backend: Backend) -> tuple[Factors, Tensor]:
     """Eliminate the interior of the box.
 
     Args:
         diagonal: [T, cells], 4 - kappa eps, in the order of ``box.order``.
         box: plan.
         backend: how to solve.
-        keep: keep the factors for a sweep.
 
     Returns:
         Factors, and the Schur complement [T, b, b] on the ring without its corners.
@@ -264,10 +263,8 @@ def factor_box(diagonal: Tensor, box: BoxPlan, backend: Backend, *, keep: bool) 
     operators = []
     for merge, part, chain in zip(plan.merges, parts[1:-1], box.chains, strict=True):
         operator, schur = merge_factor(schur, merge, part.reshape(rows, *merge.cells.shape), chain, backend)
-        if keep:
-            operators.append(operator)
-    factors = Factors(leaf, tuple(operators)) if keep else None
-    return factors, schur[:, 0, 0]
+        operators.append(operator)
+    return Factors(leaf, tuple(operators)), schur[:, 0, 0]
 
 
 def sweep_box(ring: Tensor, factors: Factors, box: BoxPlan) -> Tensor:

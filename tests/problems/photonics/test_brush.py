@@ -160,3 +160,18 @@ def test_violation_judges_designs():
     assert oracle.violation(x).tolist()[0] == 0.0
     assert oracle.violation(x)[1] >= 1.0
     assert oracle.violation(x)[2] >= 0.5
+
+
+def test_ten_thousand_adversarial_rewards():
+    painter = Painter((24, 24), cross())
+    rng = np.random.default_rng(7)
+    i, j = np.mgrid[:24, :24]
+    for block in range(10):
+        noise = rng.standard_normal((1000, 24, 24))
+        reward = (noise, np.sign(noise), noise**7, np.where((i + j) % 2, 1.0, -1.0) + 0.3 * noise)[block % 4]
+        if block == 8:
+            reward = np.where(rng.random(noise.shape) < 0.004, 1e6 * np.sign(noise), -1e-3)
+        if block == 9:
+            reward = np.round(noise)  # many ties
+        x = painter.expand(painter.paint(reward.reshape(1000, -1)))
+        assert not unpaintable(x, cross()).any()

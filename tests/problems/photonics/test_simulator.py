@@ -60,6 +60,20 @@ def test_gradient_against_finite_differences(tmp_path):
     assert slope.item() == pytest.approx((design.grad * direction).sum().item(), rel=1e-6)
 
 
+def test_uniform_and_sparse_designs_near_resonance(tmp_path):
+    """Large solid regions make blocks of the dissection nearly singular; the adjoint correction must absorb it."""
+    device = geometry.wavelength_demultiplexer(wavelengths_nm=(1290.0,))
+    rng = np.random.default_rng(11)
+    design = torch.ones(4, *device.design_shape, dtype=torch.float64)
+    for row in design[1:]:
+        for i, j in rng.integers(0, 74, (20, 2)):
+            row[i : i + 6, j : j + 6] = 0.0
+    for backend in Backend:
+        s = Simulator(device, backend=backend, cache_dir=tmp_path).s_parameters(design)
+        for row, found in zip(design.numpy(), s[:, 0].numpy(), strict=True):
+            assert np.abs(direct.simulate(device, row, 1290.0).s - found).max() < 1e-11
+
+
 def test_power_and_reciprocity(tmp_path):
     device = geometry.beam_splitter()
     s = Simulator(device, cache_dir=tmp_path).s_parameters(_designs(device, 7))
@@ -120,7 +134,7 @@ def test_single_precision_is_close(tmp_path):
     exact = Simulator(device, cache_dir=tmp_path).s_parameters(design)
     single = Simulator(device, cache_dir=tmp_path, dtype=torch.float32).s_parameters(design)
     assert single.dtype is torch.complex64
-    assert (single - exact).abs().max() < 1e-3
+    assert (single - exact).abs().max() < 1e-4
 
 
 def test_errors_name_the_remedy(tmp_path):
