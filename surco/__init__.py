@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from surco.registry import make as make
     from surco.result import Result as Result
     from surco.result import SolveStatus as SolveStatus
+    from surco.training import Prior as Prior
+    from surco.training import TrainConfig as TrainConfig
+    from surco.training import train as train
 
 __version__ = "0.1.0"
 
@@ -69,6 +72,9 @@ _HOME = {
     "make": "registry",
     "problem": "function_problem",
     "solve": "loop",
+    "Prior": "training",
+    "TrainConfig": "training",
+    "train": "training",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

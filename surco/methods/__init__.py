@@ -9,8 +9,10 @@ from surco.errors import InvalidInputError, UnknownIdError
 from surco.methods.aggregates import Aggregates
 from surco.methods.auto import Auto
 from surco.methods.exact import ExactMethod
+from surco.methods.hybrid import Hybrid
 from surco.methods.local_search import LocalSearch
 from surco.methods.one_shot import Heuristic, Linear
+from surco.methods.prior import PriorMethod
 from surco.methods.random_perturbation import RandomPerturbation
 from surco.methods.slp import SequentialLinearization
 from surco.methods.zero import Zero
@@ -26,11 +28,13 @@ METHODS: dict[str, type[Any]] = {
         SequentialLinearization,
         Aggregates,
         Zero,
+        PriorMethod,
+        Hybrid,
         ExactMethod,
         Auto,
     )
 }
-"""Name -> class. ``prior`` and ``hybrid``, which need a trained surrogate, join here."""
+"""Name -> class; ``prior`` and ``hybrid`` need the option ``prior=``, a trained surrogate."""
 
 
 def build_method(method: str | Method, problem: Problem, options: dict[str, Any]) -> Method:
@@ -63,8 +67,10 @@ __all__ = [
     "Auto",
     "ExactMethod",
     "Heuristic",
+    "Hybrid",
     "Linear",
     "LocalSearch",
+    "PriorMethod",
     "RandomPerturbation",
     "SequentialLinearization",
     "Zero",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -13,12 +14,17 @@ from surco.errors import CutGradientError
 from surco.ledger import CountedProblem
 from surco.methods.aggregates import Aggregates
 from surco.methods.exact import ExactMethod
+from surco.methods.hybrid import Hybrid
 from surco.methods.local_search import LocalSearch
 from surco.methods.one_shot import Heuristic, Linear
+from surco.methods.prior import PriorMethod
 from surco.methods.random_perturbation import RandomPerturbation
 from surco.methods.slp import SequentialLinearization
 from surco.methods.zero import Zero
 from surco.protocols import Estimate, HasAggregates, HasExact, HasHeuristics, Method, State, is_convex
+
+if TYPE_CHECKING:
+    from surco.training.prior import Prior
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class Auto:
         opening_share: of the budget, at most, for aggregates and for sequential linearization each.
         slice_share: of the budget, one turn of an arm.
         polish_share: of the budget, for the final local search.
+        prior: a trained :class:`surco.Prior` or its folder: its vertex joins the opening, and SurCo starts from it
+            (``hybrid``). One whose schema does not describe the problem is an error.
     """
 
     exact_share: float = 0.35
@@ -50,6 +58,7 @@ class Auto:
     opening_share: float = 0.1
     slice_share: float = 0.02
     polish_share: float = 0.1
+    prior: Prior | str | Path | None = None
     name: ClassVar[str] = "auto"
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
@@ -62,6 +71,8 @@ class Auto:
         opening.append("linear")
         if isinstance(inner, HasHeuristics):
             opening.append("heuristics")
+        if self.prior is not None:
+            opening.append("prior")
         is_slow = isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None
         if is_slow:
             opening.append("probe")
@@ -94,7 +105,7 @@ class Auto:
 
     def _play(self, problem: CountedProblem, state: State, generator: torch.Generator) -> tuple[State, Estimate | None]:
         ledger = problem.ledger
-        waited = state["waited"] or dict.fromkeys(("local_search", "zero", "random"), 0)
+        waited = state["waited"] or dict.fromkeys(("local_search", self._learner, "random"), 0)
         arms = {name: state["arms"].get(name) for name in waited}
         open_arms = [name for name in waited if not (arms[name] or {}).get("done")]
         if not open_arms:
@@ -151,6 +162,10 @@ class Auto:
             ledger.method, ledger.turn_ends = outer, math.inf
         return arm
 
+    @property
+    def _learner(self) -> str:
+        return "zero" if self.prior is None else "hybrid"
+
     def _method(self, name: str) -> Method:
         match name:
             case "linear":
@@ -169,6 +184,10 @@ class Auto:
                 return LocalSearch()
             case "zero":
                 return Zero()
+            case "prior":
+                return PriorMethod(self.prior)
+            case "hybrid":
+                return Hybrid(self.prior)
             case _:
                 return RandomPerturbation()
 

@@ -1,0 +1,316 @@
+"""The training loop: sample, forward, perturb, solve, differentiate, step; validate, save, resume exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from solvers.fanout import MapPool
+from surco import checkpoint as checkpoints
+from surco.bridge import to_torch
+from surco.errors import InvalidInputError, ResumeError
+from surco.instance_family import Batch, Family, Instance, Split, collate, family
+from surco.training.adam import Adam
+from surco.training.config import TrainConfig
+from surco.training.gradients import GRADIENTS, Step
+from surco.training.journal import Journal
+from surco.training.prior import Prior
+
+LEAST_SHARE = 0.05  # of the step size at the end
+DEFAULT_STEPS = 1000
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def train(
+    family_or_id: Family | str,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    start: Prior | str | Path | None = None,
+    pool: MapPool | None = None,
+    progress: Progress | None = None,
+    **config: Any,
+) -> Prior:
+    """Train a surrogate network on a family; the weights of the best validation are kept.
+
+    Every random choice follows from ``seed`` and the step's number. So a run that was killed goes on from its
+    checkpoint to bit-equal weights on one CPU (a limit in ``seconds`` alone depends on the clock), and the answers do
+    not depend on the number of workers of ``pool``.
+
+    Args:
+        family_or_id: a family or the id of one, see ``surco families``.
+        steps: steps at most; 1000 where neither is given.
+        seconds: wall seconds at most.
+        seed: of weights, instances, noise.
+        out: folder for checkpoint, log (``log.jsonl``) and the prior.
+        resume: go on from the checkpoint in ``out``, if there is one.
+        start: a prior whose weights to start from.
+        pool: an object with ``map`` (processes, Ray) over which the oracle calls of a batch fan out.
+        progress: called with each line of the log.
+        config: see :class:`TrainConfig`.
+
+    Raises:
+        InvalidInputError: an unknown option or a value out of range.
+        ResumeError: the checkpoint is of another run.
+    """
+    source = family(family_or_id) if isinstance(family_or_id, str) else family_or_id
+    settings = TrainConfig.of(config)
+    for name, value in (("steps", steps), ("seconds", seconds)):
+        if value is not None and not value > 0:
+            raise InvalidInputError(f"Expected `{name}` > 0, got {value!r}.")
+    if steps is None and seconds is None:
+        steps = DEFAULT_STEPS
+    chosen = settings.gradient or source.gradient
+    if chosen not in GRADIENTS:
+        raise InvalidInputError(f"Expected `gradient` to be one of {', '.join(GRADIENTS)}, got {chosen!r}.")
+    folder = Path(out) if out is not None else None
+    if resume and folder is None:
+        raise ResumeError("Expected `out`, the folder to resume from, together with `resume=True`.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        run = _Run(source, settings, chosen, steps, seconds, seed, folder, pool, progress)
+        if start is not None:
+            from surco.training.prior import as_prior
+
+            run.adopt(as_prior(start))
+        if resume:
+            run.load()
+        return run.go()
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Run:
+    def __init__(
+        self,
+        source: Family,
+        settings: TrainConfig,
+        gradient: str,
+        steps: int | None,
+        seconds: float | None,
+        seed: int,
+        folder: Path | None,
+        pool: MapPool | None,
+        progress: Progress | None,
+    ) -> None:
+        self.family, self.settings, self.gradient = source, settings, gradient
+        self.steps, self.seconds, self.seed, self.folder = steps, seconds, seed, folder
+        self.pool = pool
+        self.device = torch.device(settings.device)
+        with torch.random.fork_rng(devices=[]):  # the layers draw their first weights from the global generator
+            torch.manual_seed(seed)
+            self.network = source.network(**settings.network)
+        self.network.to(self.device)
+        self.forward: Callable[[dict[str, Tensor]], Tensor] = (
+            torch.compile(self.network) if settings.is_compiled else self.network
+        )
+        self.optimizer = Adam(self.network.parameters(), clip=settings.clip)
+        self.step = 0
+        self.elapsed = 0.0
+        self.best = math.inf
+        self.best_step = 0
+        self.stale = 0
+        self.best_weights = self._weights()
+        self.is_finished = False
+        self.spent = {"forward_backward": 0.0, "gradient": 0.0, "validation": 0.0}
+        self.journal = Journal(folder, progress, has_tensorboard=settings.tensorboard)
+
+    # ------------------------------------------------------------------ loop
+
+    def go(self) -> Prior:
+        begun = time.perf_counter()
+        clock = begun
+        train_set = [self.family.sample(Split.TRAIN, seed=k) for k in range(self.settings.instances)]
+        check = [self.family.sample(Split.VALIDATION, seed=k) for k in range(self.settings.validation)]
+        references = [self.family.reference(instance.problem) for instance in check]
+        drawing = time.perf_counter() - begun
+        if self.step == 0:
+            self._validate(check, references)
+        saved = clock = time.perf_counter()
+        loss, count = 0.0, 0
+        while not self.is_finished and not self._is_over():
+            loss += self._one(train_set)
+            count += 1
+            self.step += 1
+            now = time.perf_counter()
+            self.elapsed += now - clock
+            clock = now
+            if self.step % self.settings.validate_every == 0 or self._is_over():
+                self._validate(check, references, loss / count)
+                loss, count = 0.0, 0
+            if self.folder is not None and now - saved >= self.settings.save_seconds:
+                self._save()
+                saved = time.perf_counter()
+        self.is_finished = True
+        if self.folder is not None:
+            self._save()
+        self.network.load_state_dict(self.best_weights)
+        training = {
+            "family": self.family.id,
+            "config": self.settings.to_json(),
+            "gradient": self.gradient,
+            "seed": self.seed,
+            "steps": self.step,
+            "seconds": self.elapsed,
+            "drawing_seconds": drawing,
+            "seconds_of": dict(self.spent),
+            "best_step": self.best_step,
+            "validation_regret": self.best,
+        }
+        prior = Prior(self.family, self.network.cpu().float().eval(), dict(self.settings.network), training)
+        if self.folder is not None:
+            prior.save(self.folder)
+        self.journal.close()
+        return prior
+
+    def _is_over(self) -> bool:
+        return (self.steps is not None and self.step >= self.steps) or (
+            self.seconds is not None and self.elapsed >= self.seconds
+        )
+
+    def _one(self, train_set: list[Instance]) -> float:
+        """One step; returns its loss."""
+        s = self.settings
+        begun = time.perf_counter()
+        sequence = np.random.SeedSequence([self.seed, self.step])
+        rng = np.random.default_rng(sequence)
+        generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        chosen = [train_set[k] for k in rng.permutation(len(train_set))[: s.batch]]
+        batch = self._batch(chosen)
+        self.network.train()
+        costs = self._costs(batch)
+        middle = time.perf_counter()
+        step = Step(self.family, batch, chosen, costs.detach(), generator, s.samples, s.sigma, self.pool)
+        with torch.no_grad():
+            loss, grad = GRADIENTS[self.gradient](step)
+        self._synchronize()
+        after = time.perf_counter()
+        grad = torch.nan_to_num(grad, posinf=0.0, neginf=0.0) / len(chosen)
+        costs.backward(grad)
+        self.optimizer.step(s.step_size * self._share())
+        self._synchronize()
+        self.spent["forward_backward"] += middle - begun + time.perf_counter() - after
+        self.spent["gradient"] += after - middle
+        return float(loss[torch.isfinite(loss)].mean())
+
+    def _share(self) -> float:
+        """Of the step size: warm-up, then half a cosine along what is left of steps or seconds."""
+        done = max(
+            self.step / self.steps if self.steps is not None else 0.0,
+            self.elapsed / self.seconds if self.seconds is not None else 0.0,
+        )
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+        return min(1.0, (self.step + 1) / self.settings.warmup) * (LEAST_SHARE + (1 - LEAST_SHARE) * cosine)
+
+    def _costs(self, batch: Batch) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.is_bf16):
+            return self.forward(batch.features).float()
+
+    def _batch(self, chosen: list[Instance]) -> Batch:
+        return collate([instance.features for instance in chosen]).to(self.device, torch.float32)
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    # ------------------------------------------------------------------ validation
+
+    def _validate(self, check: list[Instance], references: list[float], loss: float | None = None) -> None:
+        """Mean of (f(x*(c)) - reference) / |scale|, without noise; keeps the best weights."""
+        begun = time.perf_counter()
+        self.network.eval()
+        regrets: list[float] = []
+        for first in range(0, len(check), self.settings.batch):
+            part = check[first : first + self.settings.batch]
+            batch = self._batch(part)
+            with torch.no_grad():
+                costs = self._costs(batch)
+                x, has_point = self.family.solve(batch, part, costs[:, None], pool=self.pool)
+                exact = collate([instance.features for instance in part])  # float64, for the verdict
+                values = self.family.objective(exact.features, x[:, 0].double().cpu())
+                scale = self.family.scale(exact.features)
+            known = to_torch(references[first : first + len(part)])
+            regret = (values - known) / scale
+            regrets += torch.where(has_point[:, 0].cpu(), regret, torch.inf).tolist()
+        regret = float(np.mean(regrets))
+        if regret < self.best:
+            self.best, self.best_step, self.stale = regret, self.step, 0
+            self.best_weights = self._weights()
+        else:
+            self.stale += 1
+            self.is_finished = self.stale >= self.settings.patience
+        self.spent["validation"] += time.perf_counter() - begun
+        self.journal.write(step=self.step, seconds=round(self.elapsed, 3), loss=loss, regret=regret, best=self.best)
+
+    # ------------------------------------------------------------------ checkpoint
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+
+    def _identity(self) -> dict[str, Any]:
+        settings = self.settings.to_json()
+        for name in ("save_seconds", "tensorboard", "patience"):
+            settings.pop(name)
+        return {"family": self.family.id, "seed": self.seed, "gradient": self.gradient, "settings": settings}
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "identity": self._identity(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "best": self.best,
+            "best_step": self.best_step,
+            "stale": self.stale,
+            "is_finished": self.is_finished and self.stale >= self.settings.patience,
+            "spent": self.spent,
+            "weights": self._weights(),
+            "best_weights": self.best_weights,
+            "adam": self.optimizer.state(),
+        }
+        checkpoints.save(self.folder / checkpoints.FILE, state)
+
+    def load(self) -> None:
+        """Take over the folder's checkpoint; without one the run starts afresh."""
+        assert self.folder is not None
+        file = self.folder / checkpoints.FILE
+        if not file.is_file():
+            return
+        state = checkpoints.load(file)
+        if state["identity"] != self._identity():
+            raise ResumeError(
+                f"The checkpoint in `{self.folder}` is of {state['identity']}, but this run is {self._identity()}. "
+                "Resume with the same family, seed and settings, or choose another folder."
+            )
+        for name in ("step", "elapsed", "best", "best_step", "stale", "is_finished", "spent", "best_weights"):
+            setattr(self, name, state[name])
+        self.network.load_state_dict(state["weights"])
+        self.optimizer.restore(state["adam"])
+        self.journal.rewind(self.step)
+
+    def adopt(self, prior: Prior) -> None:
+        """Start from the weights of a prior.
+
+        Raises:
+            InvalidInputError: another schema or another network.
+        """
+        self.family.schema.check(prior.family.schema.to_json(), "a prior to start from")
+        if dict(prior.config) != dict(self.settings.network):
+            raise InvalidInputError(
+                f"Expected `network={dict(prior.config)}` of the prior, got {self.settings.network}."
+            )
+        self.network.load_state_dict(prior.network.state_dict())
+        self.best_weights = self._weights()
