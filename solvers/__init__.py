@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from solvers.binning import GeneralizedAssignmentOracle, generalized_assignment
     from solvers.caching import CachedOracle, SolutionPool, cached, pool
     from solvers.callables import FunctionOracle, function
-    from solvers.choice import MultipleChoiceOracle, MultipleChoiceRelaxation, multiple_choice
+    from solvers.choice import MultipleChoiceOracle, multiple_choice
+    from solvers.choice_relaxation import MultipleChoiceRelaxation
     from solvers.fanout import ParallelOracle, parallel
     from solvers.flows import MinCostFlowOracle, min_cost_flow
     from solvers.matching import AssignmentOracle, assignment
@@ -36,7 +37,7 @@ _HOME = {
     "MilpOracle": "mixed_integer",
     "MinCostFlowOracle": "flows",
     "MultipleChoiceOracle": "choice",
-    "MultipleChoiceRelaxation": "choice",
+    "MultipleChoiceRelaxation": "choice_relaxation",
     "OracleBatch": "oracle",
     "ParallelOracle": "fanout",
     "PartitionMatroidOracle": "selection",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,18 @@ class CachedOracle:
         """Of the oracle behind the cache."""
         return self.oracle.violation(x)
 
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]; known rows are free."""
+    @property
+    def needs_nonnegative_costs(self) -> bool:
+        """Of the oracle behind the cache."""
+        return bool(getattr(self.oracle, "needs_nonnegative_costs", False))
+
+    @property
+    def takes_seconds(self) -> bool:
+        """Of the oracle behind the cache."""
+        return bool(getattr(self.oracle, "takes_seconds", False))
+
+    def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]; known rows are free. ``seconds`` goes to an oracle that takes it."""
         checked = as_costs(costs, self.n) + 0.0  # no negative zeros
         keys = [row.tobytes() for row in checked]
         new = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._known}
@@ -66,11 +77,13 @@ class CachedOracle:
         self.hits += len(keys) - len(rows)
         fresh: dict[bytes, tuple[int, OracleBatch]] = {}
         if rows:
-            batch = self.oracle.solve(checked[rows])
+            oracle: Any = self.oracle
+            is_limited = seconds is not None and self.takes_seconds
+            batch = oracle.solve(checked[rows], seconds=seconds) if is_limited else oracle.solve(checked[rows])
             fresh = {keys[row]: (place, batch) for place, row in enumerate(rows)}
         size = len(keys)
         x = np.empty((size, self.n))
-        objective, bound, seconds = np.empty(size), np.empty(size), np.zeros(size)
+        objective, bound, spent = np.empty(size), np.empty(size), np.zeros(size)
         status: list[Status] = []
         message: list[str] = []
         for row, key in enumerate(keys):
@@ -82,7 +95,7 @@ class CachedOracle:
                     batch.status[place], text,
                 )  # fmt: skip
                 if new[key] == row:
-                    seconds[row] = batch.seconds[place]
+                    spent[row] = batch.seconds[place]
                 if batch.status[place] in _LASTING:
                     self._known[key] = entry
             else:
@@ -93,7 +106,7 @@ class CachedOracle:
             message.append(entry[4])
         while len(self._known) > self._size:
             self._known.popitem(last=False)
-        return OracleBatch(x, objective, bound, tuple(status), seconds, tuple(message))
+        return OracleBatch(x, objective, bound, tuple(status), spent, tuple(message))
 
     def clear(self) -> None:
         """Forget all answers and counts."""

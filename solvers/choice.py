@@ -9,26 +9,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from solvers.backends.base import BackendName, make_backend, why_not
+from solvers.choice_state import SearchState
 from solvers.oracle import Array, OracleBatch, Status
 from solvers.points import above, as_points, away, not_binary, settle
 from solvers.polyhedron import Polyhedron
-from solvers.rows import Answer, Failures, solve_one_by_one, solve_together
+from solvers.rows import Answer, Failures, solve_together
+
+if TYPE_CHECKING:
+    from solvers.choice_relaxation import MultipleChoiceRelaxation
 
 _NATIVE_NODES = 20_000
 """A row that is still open after so many nodes goes to CP-SAT or SCIP."""
 
-_FIRST_NODES = 64
-"""Nodes for each row of a batch before its clock is looked at."""
+_FIRST_NODES = 1000
+"""Nodes for each row of a batch before it counts as hard."""
 
-_CLOCK_NODES = 256
-"""Nodes between two looks at the clock."""
+_TIMED_NODES = 128
+_TIMED_BLOCK = 64
+"""The same, and rows of a batch, between two looks at the clock where there is a time limit."""
 
 
 def multiple_choice(
@@ -126,9 +131,18 @@ class MultipleChoiceOracle:
         """Number of options, over all groups."""
         return len(self._labels)
 
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]."""
-        return solve_together(costs, self.n, self._solve)
+    takes_seconds = True
+
+    def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n].
+
+        Args:
+            costs: [B, n].
+            seconds: wall seconds for the whole batch, on top of the limit of each row; rows that come too late are
+                ``LIMIT``.
+        """
+        deadline = math.inf if seconds is None else time.perf_counter() + seconds
+        return solve_together(costs, self.n, lambda finite: self._solve(finite, deadline))
 
     def violation(self, x: Array) -> Array:
         """Largest violation of a group's sum, a limit, a forbidden option or integrality; [..., n] -> [...]."""
@@ -161,44 +175,56 @@ class MultipleChoiceOracle:
 
     def relaxation(self) -> MultipleChoiceRelaxation:
         """The linear program without integrality, solved by the same compiled dual simplex."""
+        from solvers.choice_relaxation import MultipleChoiceRelaxation
+
         return MultipleChoiceRelaxation(self)
 
-    def _solve(self, costs: Array) -> tuple[Array, Failures]:
-        """A few nodes for every row in one compiled call; the rows that need more go on one by one."""
+    def _solve(self, costs: Array, deadline: float) -> tuple[Array, Failures]:
+        """Some nodes for every row in compiled calls; the rows that need more go on one by one."""
         from solvers.kernels import choice_search as kernels
 
-        state = SearchState(self, costs[:, self._order])
-        state.run(_FIRST_NODES if self._seconds is not None else _NATIVE_NODES)
+        is_timed = self._seconds is not None or math.isfinite(deadline)
+        block = _TIMED_BLOCK if is_timed else max(len(costs), 1)
+        x = np.zeros(costs.shape)
         failures: dict[int, Answer] = {}
-        for row in np.flatnonzero(state.outcomes).tolist():
-            if state.outcomes[row] == kernels.EMPTY:
-                failures[row] = Answer(Status.INFEASIBLE)
-            else:
-                failures[row] = self._go_on(costs[row])
-                state.incumbents[row] = 0
-        x = np.zeros_like(costs)
-        np.put_along_axis(x, self._order[state.incumbents], 1.0, axis=1)
+        for first in range(0, len(costs), block):
+            if time.perf_counter() >= deadline:
+                late = Answer(Status.LIMIT, message="the time for the batch was over")
+                failures.update(dict.fromkeys(range(first, len(costs)), late))
+                break
+            rows = slice(first, first + block)
+            state = SearchState(self, costs[rows, self._order])
+            state.run(_TIMED_NODES if is_timed else _FIRST_NODES)
+            for place in np.flatnonzero(state.outcomes).tolist():
+                row = first + place
+                if state.outcomes[place] == kernels.EMPTY:
+                    failures[row] = Answer(Status.INFEASIBLE)
+                else:
+                    failures[row] = self._go_on(costs[row], deadline)
+                    state.incumbents[place] = 0  # any options: the answer replaces them
+            np.put_along_axis(x[rows], self._order[state.incumbents], 1.0, axis=1)
         return x, failures
 
-    def _go_on(self, costs: Array) -> Answer:
+    def _go_on(self, costs: Array, deadline: float) -> Answer:
         """Solve one hard row: natively with an eye on the clock, then by another backend."""
         from solvers.kernels import choice_search as kernels
 
-        start = time.perf_counter()
+        if self._seconds is not None:
+            deadline = min(deadline, time.perf_counter() + self._seconds)
         state = SearchState(self, costs[None, self._order])
         is_fresh, is_late = True, False
         while state.nodes < _NATIVE_NODES and not is_late:
-            state.run(_CLOCK_NODES, is_fresh=is_fresh)
+            state.run(_TIMED_NODES, is_fresh=is_fresh)
             is_fresh = False
             if state.outcomes[0] == kernels.EMPTY:
                 return Answer(Status.INFEASIBLE)
             if state.outcomes[0] == kernels.FINISHED:
                 return Answer(Status.OPTIMAL, self._point(state.incumbents[0]))
-            is_late = self._seconds is not None and time.perf_counter() - start >= self._seconds
+            is_late = time.perf_counter() >= deadline
         x = self._point(state.incumbents[0]) if math.isfinite(state.value) else None
         if not is_late:
-            return self._hand_over(costs, x, state.value, state.bound, start)
-        message = f"stopped after {self._seconds:g} s"
+            return self._hand_over(costs, x, state.value, state.bound, deadline)
+        message = f"stopped by the time limit after {state.nodes} nodes"
         return Answer(Status.LIMIT if x is None else Status.FEASIBLE, x, state.bound, message)
 
     def _point(self, incumbent: NDArray[np.int64]) -> Array:
@@ -206,11 +232,11 @@ class MultipleChoiceOracle:
         x[self._order[incumbent]] = 1.0
         return x
 
-    def _hand_over(self, costs: Array, x: Array | None, value: float, bound: float, start: float) -> Answer:
+    def _hand_over(self, costs: Array, x: Array | None, value: float, bound: float, deadline: float) -> Answer:
         """Let CP-SAT or SCIP finish a row that is too hard for the native search; keep the better point and bound."""
         polyhedron = self.polyhedron()
         name = BackendName.SCIP if why_not(BackendName.CP_SAT, polyhedron) else BackendName.CP_SAT
-        left = None if self._seconds is None else max(self._seconds - (time.perf_counter() - start), 1e-3)
+        left = max(deadline - time.perf_counter(), 1e-3) if math.isfinite(deadline) else None
         answer = make_backend(name, polyhedron).solve(costs, left, 0.0)
         if answer.x is not None:
             point = np.rint(answer.x)
@@ -224,138 +250,6 @@ class MultipleChoiceOracle:
             return Answer(Status.INFEASIBLE)
         message = f"stopped after {_NATIVE_NODES} native nodes, and {name} within the time limit ({answer.status})"
         return Answer(Status.LIMIT if x is None else Status.FEASIBLE, x, max(bound, answer.bound), message)
-
-
-class SearchState:
-    """Arrays of a compiled search; see `solvers.kernels.choice_search` for their meaning.
-
-    Attributes:
-        incumbents: [B, G], options of the best points, in the order of the groups.
-        outcomes: [B].
-        basis: the working basis of the relaxation.
-    """
-
-    def __init__(self, oracle: MultipleChoiceOracle, costs: Array) -> None:
-        n, m, groups = oracle.n, len(oracle._scaled_limits), len(oracle._group_start) - 1
-        integers = np.int64
-        self.incumbents = np.zeros((len(costs), groups), integers)
-        self.outcomes = np.zeros(len(costs), integers)
-        self._marks, self._best = np.zeros(4, integers), np.zeros(3)
-        self.basis = (
-            np.zeros(groups, integers),
-            np.zeros(groups, integers),
-            np.zeros(m, integers),
-            np.zeros(n + m, integers),
-            np.zeros((m, m)),
-            np.zeros(m),
-            np.zeros(m),
-            np.zeros(n),
-        )
-        depth = groups + 1  # an open branch fixes a group
-        costs = np.ascontiguousarray(costs)
-        whole = (costs == np.rint(costs)).all(axis=1) & (np.abs(costs).sum(axis=1) < 1e9)
-        self._arrays = (
-            costs,
-            whole,
-            oracle._group_start,
-            oracle._group_of,
-            *oracle._columns,
-            oracle._scaled_limits,
-            oracle._sorted_allowed,
-            np.zeros(n, bool),
-            np.zeros(groups, integers),
-            *self.basis,
-            np.zeros(n, integers),
-            self._marks,
-            np.zeros(depth, integers),
-            np.zeros(depth, integers),
-            np.zeros(depth),
-            np.zeros((depth, groups), integers),
-            np.zeros((depth, m), integers),
-            self._best,
-            self.incumbents,
-            self.outcomes,
-        )
-
-    def run(self, nodes: int, *, is_fresh: bool = True) -> None:
-        """Search for at most ``nodes`` nodes a row; a single row goes on where it was with ``is_fresh`` False."""
-        from solvers.kernels.choice_search import search
-
-        search(*self._arrays, nodes, is_fresh)
-
-    @property
-    def value(self) -> float:
-        """Value of the last row's incumbent, or inf."""
-        return float(self._best[0])
-
-    @property
-    def bound(self) -> float:
-        """Lower bound of the last row, where it was stopped."""
-        return float(self._best[1])
-
-    @property
-    def nodes(self) -> int:
-        """Nodes of the last row so far."""
-        return int(self._marks[0])
-
-
-class MultipleChoiceRelaxation:
-    """The linear relaxation of a `MultipleChoiceOracle`: { x >= 0 } in place of { x in {0,1}^n }."""
-
-    def __init__(self, oracle: MultipleChoiceOracle) -> None:
-        self._oracle = oracle
-
-    @property
-    def n(self) -> int:
-        """Number of options."""
-        return self._oracle.n
-
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]; the points are vertices of the linear program."""
-        o = self._oracle
-        state = SearchState(o, np.zeros((0, o.n)))
-        return solve_one_by_one(costs, o.n, lambda row: self._solve_row(row, state))
-
-    def violation(self, x: Array) -> Array:
-        """Largest violation of a group's sum, a limit, a forbidden option or a sign; [..., n] -> [...]."""
-        points, finite = as_points(x, self.n)
-        negative = np.maximum(-points, 0.0).max(axis=-1, initial=0.0)
-        return settle(finite, self._oracle._rule_violation(points), np.where(negative <= 1e-9, 0.0, negative))
-
-    def _solve_row(self, costs: Array, state: SearchState) -> Answer:
-        from solvers.kernels import choice_lp as kernels
-
-        o = self._oracle
-        ordered = costs[o._order]
-        key, extra, basic, place, _, y, _, _ = state.basis
-        outcome, bound = kernels.INFEASIBLE, -math.inf
-        if kernels.reset_basis(ordered, o._group_start, o._sorted_allowed, key, extra, basic, place):
-            outcome, bound = kernels.solve_relaxation(
-                ordered, o._group_start, o._group_of, *o._columns, o._scaled_limits, o._sorted_allowed,
-                *state.basis, np.empty(len(y)), np.inf, 200 + 50 * (len(y) + len(key)),
-            )  # fmt: skip
-        if outcome == kernels.INFEASIBLE:
-            return Answer(Status.INFEASIBLE)
-        x = np.zeros(self.n)
-        if outcome == kernels.OPTIMAL:
-            x[key] = 1.0
-            for row in np.flatnonzero(basic < self.n):
-                share = min(max(float(y[row]), 0.0), 1.0)
-                x[basic[row]] = share
-                x[key[o._group_of[basic[row]]]] -= share
-            np.maximum(x, 0.0, out=x)
-            point = np.zeros(self.n)
-            point[o._order] = x
-            gap = float(costs @ point) - bound
-            if self.violation(point) <= 1e-7 and gap <= 1e-7 * max(1.0, float(np.abs(costs).max())):
-                return Answer(Status.OPTIMAL, point)
-        return self._hand_over(costs)
-
-    def _hand_over(self, costs: Array) -> Answer:
-        """Let GLOP finish a row on which the compiled simplex lost its precision."""
-        from solvers.backends.glop import GlopBackend
-
-        return GlopBackend(self._oracle.polyhedron().relaxed()).solve(costs, self._oracle._seconds, 0.0)
 
 
 def _limits(name: str, value: Any, m: int) -> Array:

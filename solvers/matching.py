@@ -70,7 +70,7 @@ class AssignmentOracle:
     def _solve(self, costs: Array) -> tuple[Array, Failures]:
         from solvers.kernels.matching import assign
 
-        x = np.zeros_like(costs)
+        x = np.zeros(costs.shape)
         outcome = np.zeros(len(costs), np.int64)
         assign(costs, self._allowed, self.rows, self.columns, x, outcome)
         none = Answer(Status.INFEASIBLE, message="the allowed pairs leave a row without a column of its own")

@@ -64,7 +64,8 @@ class OracleBatch:
         """Wrap proven-optimal points x [B, n] for ``costs`` [B, n]; ``seconds`` is the whole batch's wall time."""
         objective = np.einsum("bn,bn->b", costs, x)
         batch = len(x)
-        share = np.full(batch, seconds / max(batch, 1))
+        share = np.empty(batch)
+        share.fill(seconds / max(batch, 1))
         return cls(x, objective, objective.copy(), (Status.OPTIMAL,) * batch, share, ("",) * batch)
 
 

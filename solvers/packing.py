@@ -72,8 +72,10 @@ class KnapsackOracle:
         """How rows are solved."""
         return "dynamic program" if self._is_small else "branch and bound"
 
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]."""
+    takes_seconds = True
+
+    def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]; ``seconds`` is a wall limit for the whole batch."""
         if self._is_small:
             return solve_together(costs, self.n, self._fill_table)
         array = np.asarray(costs, dtype=np.float64)
@@ -81,7 +83,7 @@ class KnapsackOracle:
             return solve_together(array, self.n, self._fill_table)  # raises with the right shape in words
         both_sides = np.zeros((len(array), 2 * self.n))
         both_sides[:, ::2] = array
-        batch = self._choice.solve(both_sides)
+        batch = self._choice.solve(both_sides, seconds=seconds)
         return OracleBatch(
             np.ascontiguousarray(batch.x[:, ::2]),
             batch.objective,
@@ -99,6 +101,6 @@ class KnapsackOracle:
     def _fill_table(self, costs: Array) -> Array:
         from solvers.kernels.packing import fill_knapsacks
 
-        x = np.zeros_like(costs)
+        x = np.zeros(costs.shape)
         fill_knapsacks(costs, self._weights[0].astype(np.int64), int(self._capacities[0]), x)
         return x

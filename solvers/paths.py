@@ -100,7 +100,7 @@ class ShortestPathOracle:
 
     @property
     def needs_nonnegative_costs(self) -> bool:
-        """Whether a row with a negative cost may be an ``ERROR``: on every graph but an acyclic one."""
+        """Whether costs must be >= 0 to be sure of an answer: True where there are cycles."""
         return not self.is_acyclic
 
     def solve(self, costs: Array) -> OracleBatch:
@@ -167,7 +167,7 @@ class ShortestPathOracle:
     def _solve(self, costs: Array) -> tuple[Array, Failures]:
         from solvers.kernels import paths as kernels
 
-        x = np.zeros_like(costs)
+        x = np.zeros(costs.shape)
         outcome = np.zeros(len(costs), np.int64)
         arcs = (self._start, self._arc_head, self._arc_tail, self._arc_edge, self._source, self._target)
         if self._order is not None:
@@ -184,7 +184,7 @@ class ShortestPathOracle:
                     self._solve_some(kernels.bellman_ford_paths, arcs, costs, x, outcome, rows)
                 else:
                     outcome[rows] = kernels.NEGATIVE
-        if not outcome.any():
+        if np.count_nonzero(outcome) == 0:
             return x, {}
         return x, {int(row): self._failure(int(outcome[row])) for row in np.flatnonzero(outcome)}
 

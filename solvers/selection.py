@@ -137,7 +137,7 @@ class PartitionMatroidOracle:
     def _solve(self, costs: Array) -> Array:
         order = np.argsort(costs, axis=1, kind="stable")
         order = np.take_along_axis(order, np.argsort(self._labels[order], axis=1, kind="stable"), axis=1)
-        x = np.zeros_like(costs)
+        x = np.zeros(costs.shape)
         np.put_along_axis(x, order, np.broadcast_to(self._rank_is_in, costs.shape).astype(np.float64), axis=1)
         if self._at_most:
             x[costs >= 0] = 0.0

@@ -80,7 +80,7 @@ class SpanningTreeOracle:
     def _solve(self, costs: Array) -> tuple[Array, Failures]:
         from solvers.kernels.trees import span
 
-        x = np.zeros_like(costs)
+        x = np.zeros(costs.shape)
         outcome = np.zeros(len(costs), np.int64)
         span(np.argsort(costs, axis=1, kind="stable"), self._tail, self._head, len(self.nodes), x, outcome)
         none = Answer(Status.INFEASIBLE, message="the graph is not connected")
