@@ -44,6 +44,7 @@ def choose_ranks(
     *,
     latency_ms: float,
     is_8bit: bool = False,
+    start: Sequence[int] | None = None,
     seconds: float = 10.0,
     workers: int = 1,
 ) -> RankPlan:
@@ -60,6 +61,7 @@ def choose_ranks(
         exported: from ``tables_from_model(..., energy=True)``.
         latency_ms: largest load of a device; the optimum without ranks, times 1.01 say.
         is_8bit: whether the states have one byte a moment.
+        start: [T], device of each table in a known plan; the search begins there, with ranks filled in greedily.
         seconds: of CP-SAT.
         workers: its threads.
 
@@ -113,6 +115,13 @@ def choose_ranks(
         for k in range(len(choices[t]))
     }
     model.maximize(sum(gain[t, k] * y for (t, _, k), y in use.items()))
+    if start is not None:
+        energy = [[weights[t] * choice["captured_energy"] for choice in choices[t]] for t in range(count)]
+        ranks = _greedy_ranks(start, memory, energy, problem.capacity_bytes.tolist())
+        for (t, d, k), y in use.items():
+            model.add_hint(y, int(start[t] == d and ranks[t] == k))
+        for (t, d), y in place.items():
+            model.add_hint(y, int(start[t] == d))
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.num_workers = workers
@@ -136,3 +145,25 @@ def choose_ranks(
 def _memory(problem: ShardingProblem, table: int, state_bytes: int) -> int:
     entry = replace(problem.tables[table], state_bytes=state_bytes)
     return table_memory_bytes(entry, problem.workload, len(problem.devices))
+
+
+def _greedy_ranks(
+    start: Sequence[int], memory: list[list[int]], energy: list[list[float]], capacity: list[float]
+) -> list[int]:
+    """Ranks for a given placement: again and again the step up with the most energy a byte that still fits."""
+    ranks = [0] * len(start)
+    free = list(capacity)
+    for t, d in enumerate(start):
+        free[d] -= memory[t][0]
+    while True:
+        steps = [
+            ((energy[t][k] - energy[t][ranks[t]]) / (memory[t][k] - memory[t][ranks[t]]), t, k)
+            for t, d in enumerate(start)
+            for k in range(ranks[t] + 1, len(memory[t]))
+            if memory[t][k] - memory[t][ranks[t]] <= free[d]
+        ]
+        if not steps:
+            return ranks
+        _, t, k = max(steps)
+        free[start[t]] -= memory[t][k] - memory[t][ranks[t]]
+        ranks[t] = k
