@@ -16,8 +16,9 @@ from surco import worker
 from surco.atomic import write_text
 from surco.bridge import to_torch
 from surco.budget import Budget, BudgetExhausted
+from surco.counted import CountedProblem
 from surco.errors import InfeasibleError, InvalidInputError, NoDesignError, ResumeError
-from surco.ledger import CountedProblem, Ledger
+from surco.ledger import Ledger
 from surco.methods import build_method
 from surco.protocols import HasLowerBound, HasMetrics, HasSpec, Method, Problem, State
 from surco.result import Result, SolveStatus

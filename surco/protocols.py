@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from solvers.oracle import Array, LinearOracle
+
+if TYPE_CHECKING:
+    from surco.counted import CountedProblem
 
 
 @runtime_checkable
@@ -112,6 +115,20 @@ class HasExact(Protocol):
 
 
 @runtime_checkable
+class HasMethods(Protocol):
+    """The problem's domain brings search methods of its own, and may name the one that ``auto`` is to run."""
+
+    @property
+    def auto_method(self) -> str:
+        """Name of the method that ``auto`` runs here; empty for the portfolio."""
+        ...
+
+    def methods(self) -> Mapping[str, Any]:
+        """Name -> :class:`Method`."""
+        ...
+
+
+@runtime_checkable
 class HasMetrics(Protocol):
     """Reported quantities that differ from the optimized one."""
 
@@ -198,11 +215,13 @@ class Method(Protocol):
         """Name in results and traces."""
         ...
 
-    def init(self, problem: Problem, *, generator: torch.Generator) -> State:
-        """First state. ``problem`` is counted: every vertex and value that passes through it is recorded."""
+    def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
+        """First state. ``problem`` counts: every vertex and value that passes through it is recorded."""
         ...
 
-    def step(self, problem: Problem, state: State, *, generator: torch.Generator) -> tuple[State, Estimate | None]:
+    def step(
+        self, problem: CountedProblem, state: State, *, generator: torch.Generator
+    ) -> tuple[State, Estimate | None]:
         """One step; ``state["done"] = True`` says that there is nothing left to do."""
         ...
 
@@ -218,6 +237,7 @@ __all__ = [
     "HasExact",
     "HasHeuristics",
     "HasLowerBound",
+    "HasMethods",
     "HasMetrics",
     "HasMoves",
     "HasSpec",

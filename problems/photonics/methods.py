@@ -13,9 +13,9 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
 from surco.estimators import Identity, Interpolation, Projection
-from surco.ledger import CountedProblem
 from surco.protocols import Estimate, GradientEstimator, State
 
 

@@ -16,23 +16,20 @@ from surco.methods.prior import PriorMethod
 from surco.methods.random_perturbation import RandomPerturbation
 from surco.methods.slp import SequentialLinearization
 from surco.methods.zero import Zero
-from surco.protocols import HasHeuristics, Method, Problem
+from surco.protocols import HasHeuristics, HasMethods, Method, Problem
 from surco.registry import closest
 
 METHODS: dict[str, type[Any]] = {
-    cls.name: cls
-    for cls in (
-        Linear,
-        RandomPerturbation,
-        LocalSearch,
-        SequentialLinearization,
-        Aggregates,
-        Zero,
-        PriorMethod,
-        Hybrid,
-        ExactMethod,
-        Auto,
-    )
+    "linear": Linear,
+    "random": RandomPerturbation,
+    "local_search": LocalSearch,
+    "slp": SequentialLinearization,
+    "aggregates": Aggregates,
+    "zero": Zero,
+    "prior": PriorMethod,
+    "hybrid": Hybrid,
+    "exact": ExactMethod,
+    "auto": Auto,
 }
 """Name -> class; ``prior`` and ``hybrid`` need the option ``prior=``, a trained surrogate."""
 
@@ -48,6 +45,13 @@ def build_method(method: str | Method, problem: Problem, options: dict[str, Any]
         if options:
             raise InvalidInputError(f"Options {sorted(options)} go into the {type(method).__name__} itself.")
         return method
+    offered = problem.methods() if isinstance(problem, HasMethods) else {}
+    if method == "auto" and not options and isinstance(problem, HasMethods) and problem.auto_method:
+        return offered[problem.auto_method]
+    if method in offered:
+        if options:
+            raise InvalidInputError(f"Options {sorted(options)} go into the {type(offered[method]).__name__} itself.")
+        return offered[method]
     if method in METHODS:
         cls = METHODS[method]
         known = {f.name for f in dataclasses.fields(cls) if f.init}
@@ -58,7 +62,7 @@ def build_method(method: str | Method, problem: Problem, options: dict[str, Any]
     names = sorted(problem.heuristics()) if isinstance(problem, HasHeuristics) else []
     if method in names:
         return Heuristic(method)
-    raise UnknownIdError(f"No method `{method}`.{closest(method, [*METHODS, *names])}")
+    raise UnknownIdError(f"No method `{method}`.{closest(method, [*METHODS, *offered, *names])}")
 
 
 __all__ = [

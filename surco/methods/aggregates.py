@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from surco.bridge import to_numpy, to_torch
+from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
-from surco.ledger import CountedProblem
 from surco.methods.slp import gradient
 from surco.protocols import Estimate, HasAggregates, State
 
@@ -31,7 +30,7 @@ class Aggregates:
     batch: int = 8
     patience: int = 6
     noise: float = 0.3
-    name: ClassVar[str] = "aggregates"
+    name: str = field(default="aggregates", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Start at each aggregate alone and at the natural costs.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from surco.budget import FREE_OBJECTIVE_CALLS, BudgetExhausted
+from surco.counted import CountedProblem
 from surco.errors import CutGradientError
-from surco.ledger import CountedProblem
 from surco.methods.aggregates import Aggregates
 from surco.methods.exact import ExactMethod
 from surco.methods.hybrid import Hybrid
@@ -59,7 +59,7 @@ class Auto:
     slice_share: float = 0.02
     polish_share: float = 0.1
     prior: Prior | str | Path | None = None
-    name: ClassVar[str] = "auto"
+    name: str = field(default="auto", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Plan the opening."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 
 from surco.bridge import to_torch
+from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
-from surco.ledger import CountedProblem
 from surco.protocols import Estimate, HasExact, State
 
 
@@ -25,7 +24,7 @@ class ExactMethod:
 
     share: float = 1.0
     seconds: float | None = None
-    name: ClassVar[str] = "exact"
+    name: str = field(default="exact", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Check that there is such a method.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
-from surco.ledger import CountedProblem
+from surco.counted import CountedProblem
 from surco.methods.prior import prior_costs
 from surco.methods.random_perturbation import cost_scale
 from surco.methods.zero import Zero
@@ -42,7 +42,7 @@ class Hybrid:
     step_size: float = 0.02
     patience: int = 8
     noise: float = 0.5
-    name: ClassVar[str] = "hybrid"
+    name: str = field(default="hybrid", init=False)
 
     def _zero(self) -> Zero:
         return Zero(self.estimator, self.restarts, self.step_size, self.patience, self.noise)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from surco.bridge import to_numpy, to_torch
-from surco.ledger import CountedProblem
+from surco.counted import CountedProblem
 from surco.methods.random_perturbation import perturbed
 from surco.protocols import Estimate, HasMoves, State
 
@@ -29,7 +28,7 @@ class LocalSearch:
     patience: int = 4
     kick: int = 3
     kicks: int = 100
-    name: ClassVar[str] = "local_search"
+    name: str = field(default="local_search", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Start at the incumbent, else at the vertex of the natural costs."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 
 from surco.bridge import to_numpy, to_torch
-from surco.ledger import CountedProblem
+from surco.counted import CountedProblem
 from surco.protocols import Estimate, State
 
 
@@ -16,7 +15,7 @@ from surco.protocols import Estimate, State
 class Linear:
     """One oracle call at the problem's natural linear costs: what a MILP user has today."""
 
-    name: ClassVar[str] = "linear"
+    name: str = field(default="linear", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Nothing to prepare."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from surco.bridge import to_numpy, to_torch
+from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
-from surco.ledger import CountedProblem
 from surco.methods.random_perturbation import perturbed
 from surco.protocols import Estimate, State
 
@@ -35,7 +35,7 @@ class PriorMethod:
     is_sampling: bool = False
     batch: int = 16
     noise: tuple[float, float] = (0.01, 1.0)
-    name: ClassVar[str] = "prior"
+    name: str = field(default="prior", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """The forward pass.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 
 from surco.bridge import to_numpy, to_torch
-from surco.ledger import CountedProblem
+from surco.counted import CountedProblem
 from surco.protocols import Estimate, State
 
 
@@ -25,7 +24,7 @@ class RandomPerturbation:
     batch: int = 16
     least_noise: float = 0.03
     most_noise: float = 3.0
-    name: ClassVar[str] = "random"
+    name: str = field(default="random", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """The center of the perturbations; it is solved itself in the first step."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from surco.bridge import to_numpy, to_torch
+from surco.counted import CountedProblem
 from surco.errors import CutGradientError, InvalidInputError
-from surco.ledger import CountedProblem
 from surco.protocols import Estimate, State, is_convex
 
 
@@ -30,7 +29,7 @@ class SequentialLinearization:
     """
 
     patience: int = 30
-    name: ClassVar[str] = "slp"
+    name: str = field(default="slp", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Start at the vertex of the natural costs.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from surco.ledger import CountedProblem
+from surco.counted import CountedProblem
 from surco.methods.random_perturbation import cost_scale, perturbed
 from surco.methods.slp import gradient
 from surco.protocols import Estimate, GradientEstimator, State
@@ -39,7 +39,7 @@ class Zero:
     step_size: float = 0.02
     patience: int = 8
     noise: float = 0.5
-    name: ClassVar[str] = "zero"
+    name: str = field(default="zero", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Starting costs of every row."""
