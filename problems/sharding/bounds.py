@@ -75,7 +75,7 @@ def makespan_bound(loads: Array) -> float:
         weight = speed / speed.sum()  # any weights of sum 1 give a valid bound
     else:
         weight = np.full(devices, 1.0 / devices)
-    bound = max(bound, float((loads * weight).min(axis=1).sum()))
+    bound = max(bound, _weighted(loads, weight))
     return max(bound, _relaxed_makespan(loads, bound)) if loads.size <= MAX_LP_VARIABLES else bound
 
 
@@ -98,4 +98,11 @@ def _relaxed_makespan(loads: Array, bound: float) -> float:
     weight = np.maximum(-answer.ineqlin.marginals, 0.0)  # the dual prices of the devices, made a convex combination
     if weight.sum() <= 0:
         return bound
-    return float((loads * (weight / weight.sum())).min(axis=1).sum())
+    return _weighted(loads, weight / weight.sum())
+
+
+def _weighted(loads: Array, weight: Array) -> float:
+    """The slowest device is at least as slow as any weighted mean of them (weights of sum 1)."""
+    with np.errstate(invalid="ignore"):
+        weighted = np.where(np.isfinite(loads), loads * weight, np.inf)
+    return float(weighted.min(axis=1).sum())

@@ -47,6 +47,9 @@ def solve_exact(problem: ShardingProblem, *, seconds: float | None = None, start
         if choice is None:
             return Exact(None, math.inf if is_empty else bound)
 
+    if len(problem.devices) == 1:  # the only plan
+        x = problem.design(choice)
+        return Exact(x, float(problem.objective(x)), True, 1)
     search = PlanSearch(problem, choice, rng=np.random.default_rng(0))
     target = bound * (1.0 + OPTIMAL_GAP)
     search.run(seconds=min(0.15 * limit, deadline - time.perf_counter()), target=target)

@@ -57,7 +57,7 @@ class ShardingFamily(Family):
         distribution: what is drawn.
     """
 
-    gradient = "local"
+    gradient = "landscape"
 
     def __init__(self, id: str, distribution: Distribution) -> None:
         self.id = id
@@ -200,12 +200,29 @@ class ShardingFamily(Family):
         names = devices * np.arange(tables)[:, None] + source[:, None, :]
         return names.reshape(len(costs), -1)
 
-    def network(self, **config: Any) -> torch.nn.Module:
-        """The assignment network for this schema."""
-        from surco.networks import AssignmentNetwork
+    def network(self, *, kind: str = "planning", **config: Any) -> torch.nn.Module:
+        """A network for this schema.
+
+        Args:
+            kind: ``"planning"``, which searches in a learned landscape, or ``"assignment"``, which refines the plan of
+                the greedy rule by messages.
+            config: keyword arguments of the network.
+        """
+        from surco.networks import AssignmentNetwork, PlanningNetwork
 
         channels = self.schema.channels
-        return AssignmentNetwork(items=channels["item"], bins=channels["bin"], weights=channels["weights"], **config)
+        if kind == "assignment":
+            return AssignmentNetwork(channels["item"], channels["bin"], channels["weights"], **config)
+        if kind != "planning":
+            raise InvalidInputError(f"Expected `kind` to be `planning` or `assignment`, got {kind!r}.")
+        phases, temperature = (4, self._cost.temperature_ms) if self._cost.temperature_ms else (1, 1e-4)
+        return PlanningNetwork(channels["weights"], phases, temperature, **config)
+
+    def measured(self, features: Features, x: Tensor) -> Tensor:
+        """What a profiler measures of padded plans [B, M, T, D]: milliseconds [B, M, P, D] of each phase and device."""
+        loads = torch.einsum("bftd,bmtd->bmfd", features["weights"].to(x), x)
+        times = self._cost.times_ms(self._cost.loads_ms(loads))
+        return times if self._cost.temperature_ms else times.sum(-2, keepdim=True)
 
     def reference(self, problem: Problem) -> float:
         """Value of the best greedy rule."""

@@ -210,8 +210,13 @@ class ShardingProblem:
         found = neighbors(self.oracle, choice, busy, count=count, rng=np.random.default_rng(seed))
         return to_torch(self.oracle.design(found))
 
-    def aggregates(self) -> Tensor:
-        """W [F * D, n]: the features of each device; the objective depends on x through W x alone."""
+    def feature_matrix(self) -> Tensor:
+        """W [F * D, n]: the features of each device; the objective depends on x through W x alone.
+
+        Not published as `aggregates` on purpose: a balanced plan has W x in the *interior* of the hull of all W x, and
+        costs W' lambda are minimized on its boundary, where devices are as unequal as can be. The small space does not
+        hold the good plans.
+        """
         features, tables, devices = self._weights.shape
         rows = torch.einsum("ftd,de->fetd", self._weights, torch.eye(devices, dtype=torch.float64))
         rows = rows.reshape(features * devices, tables * devices)

@@ -51,6 +51,8 @@ class PlanSearch:
         """
         deadline = time.perf_counter() + seconds
         self.descend(deadline, target)
+        if len(self.used) < 2:
+            return
         done = 0
         while time.perf_counter() < deadline and self.best_value > target and (rounds is None or done < rounds):
             before, merit = self.choice.copy(), self.merit
