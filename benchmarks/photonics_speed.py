@@ -52,6 +52,7 @@ def time_device(kind: str, grid_nm: float, repeat: int, ceviche_repeat: int) -> 
         x = torch.from_numpy(design)[None].requires_grad_()
         loss = spec_loss(simulator.s_parameters(x, ports_in=(0,)), spec)
         loss.sum().backward()
+        assert x.grad is not None
         found["ours"] = (float(loss.detach()), x.grad[0].numpy())
 
     def single_lu() -> None:
@@ -59,6 +60,7 @@ def time_device(kind: str, grid_nm: float, repeat: int, ceviche_repeat: int) -> 
         s = torch.from_numpy(np.stack([r.s for r in results]))[None].requires_grad_()
         loss = spec_loss(s, spec)
         loss.sum().backward()
+        assert s.grad is not None
         gradient = sum(r.gradient(g.numpy()) for r, g in zip(results, s.grad[0], strict=True))
         found["lu"] = (float(loss.detach()), gradient)
 
@@ -91,7 +93,9 @@ def _errors(ours: tuple[float, Any], theirs: tuple[float, Any]) -> tuple[float, 
 
 def _loss_in_autograd(s: Any, low: Any, high: Any) -> Any:
     """The spec loss written in autograd.numpy, for S [wavelength, port_in, port_out]."""
-    import autograd.numpy as anp
+    import autograd.numpy
+
+    anp: Any = autograd.numpy
 
     power = anp.abs(s) ** 2
     below = anp.where(low > 0, low - power, -1.0)

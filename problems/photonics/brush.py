@@ -131,5 +131,5 @@ def open_design(solid: BoolArray, brush: Brush) -> BoolArray:
 
 def unpaintable(design: NDArray[np.generic], brush: Brush) -> BoolArray:
     """[..., H, W] pixels that break the rule: lost by the opening of their own color."""
-    solid = np.asarray(design) > 0.5
+    solid = np.asarray(design, dtype=np.float64) > 0.5
     return (solid & ~open_design(solid, brush)) | (~solid & ~open_design(~solid, brush))

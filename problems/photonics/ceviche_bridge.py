@@ -110,9 +110,11 @@ def loss_and_gradient(
     def total(x: FloatArray) -> Any:
         return loss(model.simulate(x, excite_port_idxs=tuple(ports_in), max_parallelizm=1)[0])
 
+    differentiate: Any = autograd.value_and_grad
+    value_and_grad = differentiate(total)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        value, gradient = autograd.value_and_grad(total)(np.asarray(design, float))
+        value, gradient = value_and_grad(np.asarray(design, float))
     return float(value), np.asarray(gradient)
 
 

@@ -162,4 +162,4 @@ def condense(
         reduced[own[use], position[neighbor[use]]] += value[use]
     reduced[:count, count:] += border[ring]
     reduced[count:, :count] += border[ring].T
-    return (reduced + reduced.T) / 2
+    return np.asarray((reduced + reduced.T) / 2, dtype=np.complex128)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from problems.photonics.geometry import Device, FloatArray
 from surco.errors import InvalidInputError, MissingExtraError
@@ -106,23 +105,18 @@ def read_gds(path: str | Path, device: Device, *, name: str | None = None) -> Fl
     cell = cells[name] if name is not None else next(iter(cells.values()))
     um = device.grid_nm * 1e-3
     height, width = device.design_shape
-    outline = cell.get_polygons(layer=BOX_LAYER[0], datatype=BOX_LAYER[1])
+    outline: Any = cell.get_polygons(layer=BOX_LAYER[0], datatype=BOX_LAYER[1])
     if outline:
-        size = np.ptp(outline[0].points, axis=0)
+        corners = np.asarray(outline[0].points, dtype=np.float64)
+        size = corners.max(axis=0) - corners.min(axis=0)
         if not np.allclose(size, [height * um, width * um], atol=um / 10):
             raise InvalidInputError(
                 f"Expected a design box of {height * um:g} x {width * um:g} um, `{path}` has {size[0]:g} x {size[1]:g}."
             )
     x, y = (np.arange(height) + 0.5) * um, (np.arange(width) + 0.5) * um
-    points = np.stack(np.meshgrid(x, y, indexing="ij"), -1).reshape(-1, 2)
+    points: Any = np.stack(np.meshgrid(x, y, indexing="ij"), -1).reshape(-1, 2)
     solid = cell.get_polygons(layer=DESIGN_LAYER[0], datatype=DESIGN_LAYER[1])
     inside = np.zeros(len(points), bool)
     if solid:
         inside = np.asarray(gdstk.inside(points, solid))
     return inside.reshape(height, width).astype(float)
-
-
-def feature_count(design: FloatArray) -> tuple[int, int]:
-    """Number of connected solid pieces and of connected void pieces (pixels joined by sides)."""
-    solid = np.asarray(design) > 0.5
-    return int(ndimage.label(solid)[1]), int(ndimage.label(~solid)[1])

@@ -16,6 +16,7 @@ discretization.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -99,7 +100,7 @@ def stencil(device: Device, wavelength_nm: float) -> Stencil:
     )
 
 
-def matrix(device: Device, parts: Stencil, eps: FloatArray) -> sp.csc_matrix:
+def matrix(device: Device, parts: Stencil, eps: FloatArray) -> Any:
     """The complex symmetric matrix A [N, N] for a permittivity [Nx, Ny]; used by the direct solver only."""
     nx, ny = device.shape
     index = np.arange(nx * ny).reshape(nx, ny)

@@ -51,7 +51,7 @@ class BrushOracle:
         """Paint each row of ``costs`` [B, n]; a row that is not finite comes back labelled ERROR."""
         costs = as_costs(costs, self.n)
         begin = time.perf_counter()
-        is_finite = np.isfinite(costs).all(axis=1)
+        is_finite = np.asarray(np.isfinite(costs).all(axis=1))
         x = np.full(costs.shape, np.nan)
         bound = np.full(len(costs), -np.inf)
         bound[is_finite] = np.minimum(costs[is_finite], 0.0).sum(axis=1)

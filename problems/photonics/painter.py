@@ -132,7 +132,8 @@ class Painter:
     def collapse(self, pixels: FloatArray) -> FloatArray:
         """Sum of a pixel quantity [..., H, W] over each class, [..., n]."""
         flat = pixels.reshape(-1, pixels.shape[-2] * pixels.shape[-1])
-        out = np.stack([np.bincount(self.incidence.classes.ravel(), row, self.n) for row in flat])
+        sums = [np.bincount(self.incidence.classes.ravel(), row, self.n) for row in flat]
+        out = np.asarray(np.stack(sums), dtype=np.float64)
         return out.reshape(*pixels.shape[:-2], self.n)
 
     def paint(self, reward: FloatArray) -> NDArray[np.int8]:

@@ -26,7 +26,7 @@ def is_available() -> bool:
     if not torch.cuda.is_available():
         return False
     try:
-        import triton  # noqa: F401
+        import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         return False
     return True

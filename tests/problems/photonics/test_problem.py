@@ -145,6 +145,15 @@ def test_methods_improve_and_repeat(small):
     assert learned.value < solid
 
 
+def test_own_methods_by_name_and_auto(small):
+    by_name = surco.solve(small, "pass_through", calls=30, seed=3)
+    auto = surco.solve(small, "auto", calls=30, seed=3)
+    assert by_name.method == auto.method == "pass_through"
+    assert by_name.value == auto.value
+    with pytest.raises(UnknownIdError, match="pass_through"):
+        surco.solve(small, "pass_trough", calls=3)
+
+
 def test_latent_costs_are_differentiable(small):
     generator = torch.Generator().manual_seed(0)
     latent = small.initial_latent(1, generator=generator)[:, : small.n].requires_grad_()
@@ -218,6 +227,7 @@ def test_verification(judge, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["s_error"] <= 1e-8
     assert report["unpaintable_pixels"] == 0
+    assert DOMAIN.verify(problem, x, judge=judge)["is_confirmed"]
     x[813] = 1 - x[813]
     (tmp_path / "result.json").write_text(json.dumps({"spec": dict(problem.spec), "x": x.tolist()}))
     assert verify.main([str(tmp_path), "--with", "direct"]) == 1
