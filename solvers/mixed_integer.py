@@ -43,7 +43,8 @@ def milp(
         upper: [n] or a number.
         integrality: [n] or one truth value; nonzero means integer.
         backend: "auto" (chosen by a short trial on this set, see `MilpOracle.trial`), "scip", "scip-reoptimize",
-            "highs", "cp-sat", or, without integer variables, "glop".
+            "highs", "cp-sat", "choice" (native, for 0/1 choices under few other rows), or, without integer variables,
+            "glop".
         seconds: wall seconds allowed for each row.
         gap: relative gap at which a row may stop as ``FEASIBLE``; 0 asks for a proven optimum.
 
@@ -88,6 +89,8 @@ class MilpOracle:
             raise ValueError(f"Expected `gap` >= 0, got {gap}.")
         self.polyhedron = polyhedron
         self.model_costs = polyhedron.costs
+        self._tolerant = polyhedron.tolerant()
+        self._has_integers = bool(polyhedron.is_integer.any())
         self._seconds = seconds
         self._gap = float(gap)
         self._asked = backend
@@ -116,7 +119,7 @@ class MilpOracle:
     def backend(self) -> str:
         """Name of the backend in use; with "auto" this runs the trial if it has not run yet."""
         if self._name is None:
-            self._trial = choose_backend(self.polyhedron)
+            self._trial = choose_backend(self.polyhedron, self._seconds)
             self._name = self._trial.choice
         return str(self._name)
 
@@ -155,12 +158,13 @@ class MilpOracle:
 
     def reset(self) -> None:
         """Forget everything learned from earlier rows (bases, trees), so that answers do not depend on them."""
-        if self._backend is not None:
+        if self._backend is not None and not self._backend.is_stateless:
             self._backend.close()
 
     def close(self) -> None:
         """Free what the backend holds; a later `solve` builds it again."""
-        self.reset()
+        if self._backend is not None:
+            self._backend.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """The set and the chosen backend travel to other processes; the backend's own objects do not."""
@@ -181,10 +185,11 @@ class MilpOracle:
         p = self.polyhedron
         assert answer.x is not None
         x = np.array(answer.x)
-        x[p.is_integer] = np.rint(x[p.is_integer])
+        if self._has_integers:
+            x[p.is_integer] = np.rint(x[p.is_integer])
         np.clip(x, p.lower, p.upper, out=x)
         x += 0.0  # no negative zeros
-        if not p.is_feasible(x):
+        if not self._tolerant.holds(x):
             fixed = self._solve_rest(costs, x)
             if fixed is None:
                 worst = float(p.violation(x))
@@ -194,7 +199,7 @@ class MilpOracle:
                     f"(tolerance {FEASIBILITY_TOLERANCE:g})",
                 )
             x = fixed
-        if answer.status is Status.OPTIMAL and p.is_integer.any() and math.isfinite(answer.bound):
+        if answer.status is Status.OPTIMAL and self._has_integers and math.isfinite(answer.bound):
             # Rounding may move the objective; the optimum is claimed only where it still meets the proven bound.
             objective = float(costs @ x)
             if objective - answer.bound > 1e-6 * max(1.0, abs(objective)):
@@ -204,7 +209,7 @@ class MilpOracle:
     def _solve_rest(self, costs: Array, x: Array) -> Array | None:
         """Solve for the continuous variables with the integers of ``x`` fixed; None if that has no answer."""
         p = self.polyhedron
-        if p.is_pure_integer or not p.is_integer.any():
+        if p.is_pure_integer or not self._has_integers:
             return None
         lower, upper = p.lower.copy(), p.upper.copy()
         lower[p.is_integer] = upper[p.is_integer] = x[p.is_integer]
@@ -213,4 +218,4 @@ class MilpOracle:
         if answer.x is None:
             return None
         point = np.clip(answer.x, lower, upper)
-        return point if p.is_feasible(point) else None
+        return point if self._tolerant.holds(point) else None

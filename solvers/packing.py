@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.choice import MultipleChoiceOracle
-from solvers.oracle import Array, OracleBatch
+from solvers.oracle import Array, OracleBatch, as_costs
 from solvers.points import above, as_points, not_binary, settle
 from solvers.rows import solve_together
 
-_MOST_CELLS = 20_000
-"""Tables larger than this many cells for a row are left to branch and bound: measured about even there."""
+_MOST_CELLS = 100_000
+"""Tables with more cells than this for all items are left to branch and bound: measured about even there."""
 
 
 def knapsack(weights: Any, capacities: Any, *, seconds: float | None = None) -> KnapsackOracle:
@@ -37,8 +38,8 @@ def knapsack(weights: Any, capacities: Any, *, seconds: float | None = None) -> 
 class KnapsackOracle:
     """{ x in {0,1}^n : W x <= capacities }, exact.
 
-    One capacity with small integral weights is solved by a compiled dynamic program over the batch; all else by the
-    compiled branch and bound of `solvers.choice`, where an item is in or out.
+    Small weights in whole units (of 1, 0.1, 0.01 or 0.001, or multiples of them) are solved by a compiled dynamic
+    program over the batch; all else by the compiled branch and bound of `solvers.choice`, where an item is in or out.
 
     Attributes:
         method: "dynamic program" or "branch and bound".
@@ -55,9 +56,11 @@ class KnapsackOracle:
         if not (np.isfinite(table) & (table >= 0)).all() or np.isnan(limits).any() or (limits < 0).any():
             raise ValueError("Expected finite weights >= 0 and capacities >= 0.")
         self._weights, self._capacities = table, limits
-        whole = bool((table == np.rint(table)).all()) and len(table) == 1 and bool(np.isfinite(limits).all())
-        self._is_small = whole and table.shape[1] * (float(limits[0]) + 1) <= _MOST_CELLS
         n = table.shape[1]
+        self._table = _small_table(table, limits)
+        if self._table is not None:
+            self._fill_table(np.zeros((0, n)))  # compile (or load) the loop now, not in the first timed call
+            return
         both_sides = np.zeros((len(table), 2 * n))
         both_sides[:, ::2] = table
         self._choice = MultipleChoiceOracle(np.repeat(np.arange(n), 2), both_sides, limits, seconds=seconds)
@@ -70,17 +73,15 @@ class KnapsackOracle:
     @property
     def method(self) -> str:
         """How rows are solved."""
-        return "dynamic program" if self._is_small else "branch and bound"
+        return "branch and bound" if self._table is None else "dynamic program"
 
     takes_seconds = True
 
     def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
         """Minimize each row of ``costs`` [B, n]; ``seconds`` is a wall limit for the whole batch."""
-        if self._is_small:
+        if self._table is not None:
             return solve_together(costs, self.n, self._fill_table)
-        array = np.asarray(costs, dtype=np.float64)
-        if array.ndim != 2 or array.shape[1] != self.n:
-            return solve_together(array, self.n, self._fill_table)  # raises with the right shape in words
+        array = as_costs(costs, self.n)
         both_sides = np.zeros((len(array), 2 * self.n))
         both_sides[:, ::2] = array
         batch = self._choice.solve(both_sides, seconds=seconds)
@@ -102,5 +103,27 @@ class KnapsackOracle:
         from solvers.kernels.packing import fill_knapsacks
 
         x = np.zeros(costs.shape)
-        fill_knapsacks(costs, self._weights[0].astype(np.int64), int(self._capacities[0]), x)
+        assert self._table is not None
+        fill_knapsacks(costs, *self._table, x)
         return x
+
+
+def _small_table(weights: Array, capacities: Array) -> tuple[NDArray[np.int64], ...] | None:
+    """Weights [n, d], cells [cells, d] and strides [d] of a small table in whole units; None where there is none."""
+    if not np.isfinite(capacities).all():
+        return None
+    for units in (1, 10, 100, 1000):
+        if (np.abs(weights * units - np.rint(weights * units)) <= 1e-9 * np.maximum(1.0, weights * units)).all():
+            break
+    else:
+        return None
+    whole = np.rint(weights * units).astype(np.int64)
+    most = np.floor(capacities * units * (1.0 + 1e-12) + 1e-9)
+    divisor = np.maximum(np.gcd.reduce(whole, axis=1), 1)
+    most = np.minimum(most // divisor, whole.sum(axis=1) // divisor) + 1.0
+    if float(most.prod()) * weights.shape[1] > _MOST_CELLS:
+        return None
+    sizes = most.astype(np.int64)
+    rooms = np.stack(np.meshgrid(*[np.arange(size) for size in sizes], indexing="ij"), axis=-1).reshape(-1, len(sizes))
+    strides = np.array([int(np.prod(sizes[k + 1 :])) for k in range(len(sizes))], np.int64)
+    return np.ascontiguousarray((whole // divisor[:, None]).T), np.ascontiguousarray(rooms, np.int64), strides

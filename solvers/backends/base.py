@@ -16,7 +16,13 @@ from solvers.rows import Answer
 
 
 class Backend(Protocol):
-    """Minimizes linear costs over one polyhedron, one cost vector after the other."""
+    """Minimizes linear costs over one polyhedron, one cost vector after the other.
+
+    Attributes:
+        is_stateless: whether an answer never depends on the calls before it.
+    """
+
+    is_stateless: bool
 
     def solve(self, costs: Array, seconds: float | None, gap: float) -> Answer:
         """Answer finite ``costs`` [n] within ``seconds`` of wall time and a relative ``gap``."""
@@ -35,6 +41,7 @@ class BackendName(enum.StrEnum):
     HIGHS = "highs"
     CP_SAT = "cp-sat"
     GLOP = "glop"
+    CHOICE = "choice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,9 @@ CAPABILITIES: dict[BackendName, Capability] = {
     ),
     BackendName.HIGHS: Capability("solvers.backends.highs", "HighsBackend"),
     BackendName.CP_SAT: Capability("solvers.backends.cp_sat", "CpSatBackend", has_continuous=False),
+    BackendName.CHOICE: Capability(
+        "solvers.backends.choice", "ChoiceBackend", has_continuous=False, needs_binaries=True
+    ),
     BackendName.GLOP: Capability("solvers.backends.glop", "GlopBackend", has_integers=False),
 }
 
@@ -76,6 +86,11 @@ def why_not(name: BackendName, polyhedron: Polyhedron) -> str:
         data = polyhedron.matrix.data
         if data.size and ((data != np.rint(data)).any() or np.abs(data).max() > _CP_SAT_LARGEST):
             return f"{name} needs integral row coefficients"
+    if name is BackendName.CHOICE:
+        from solvers.backends.choice import MOST_RESOURCES, find_choice_form
+
+        if find_choice_form(polyhedron) is None:
+            return f"{name} needs disjoint rows 'sum of x = 1' or '<= 1' and at most {MOST_RESOURCES} other limits"
     return ""
 
 

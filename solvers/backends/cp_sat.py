@@ -45,6 +45,8 @@ def scale_costs(costs: Array, largest: Array) -> tuple[np.ndarray, float, float]
 class CpSatBackend:
     """One CP-SAT model whose objective changes from call to call; one thread, so answers can be repeated."""
 
+    is_stateless = True
+
     def __init__(self, polyhedron: Polyhedron) -> None:
         self._polyhedron = polyhedron
         self._lower = np.ceil(polyhedron.lower - 1e-9)

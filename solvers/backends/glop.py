@@ -19,6 +19,8 @@ class GlopBackend:
     Where several vertices are optimal, the one returned may depend on the calls before; `close` forgets them.
     """
 
+    is_stateless = False
+
     def __init__(self, polyhedron: Polyhedron) -> None:
         self._polyhedron = polyhedron
         self._ids = list(range(polyhedron.n))

@@ -16,6 +16,8 @@ from solvers.statuses import HIGHS, translate
 class HighsBackend:
     """HiGHS for mixed-integer and linear programs; stateless, so an answer never depends on the calls before it."""
 
+    is_stateless = True
+
     def __init__(self, polyhedron: Polyhedron) -> None:
         self._polyhedron = polyhedron
         lower: Any = polyhedron.lower  # scipy's annotations know numbers only

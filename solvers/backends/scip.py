@@ -18,6 +18,7 @@ class ScipBackend:
     Solutions of earlier calls are not kept, so an answer does not depend on the calls before it.
     """
 
+    is_stateless = True
     _is_reoptimizing = False
 
     def __init__(self, polyhedron: Polyhedron) -> None:
@@ -126,6 +127,7 @@ class ReoptimizingScipBackend(ScipBackend):
     Among equally good vertices, the one returned may depend on the calls before.
     """
 
+    is_stateless = False
     _is_reoptimizing = True
 
     def _set_objective(self, costs: Array) -> None:
