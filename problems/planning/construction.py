@@ -110,7 +110,7 @@ def repair(network: Network, survival: Survival, x: Array, deadline: Deadline) -
 
 
 def _add_extra(network: Network, scenario: int, answer: Answer, x: Array) -> Array | None:
-    """x with modules on the edges where the scenario's LP bought capacity."""
+    """X with modules on the edges where the scenario's LP bought capacity."""
     alive = network.scenarios[scenario].alive
     need = np.zeros(network.n_links)
     price = np.full(network.n_links, np.inf)

@@ -11,9 +11,9 @@ import numpy as np
 
 from problems.planning.construction import keeps_rules, repair, shortest_path_plan, trim
 from problems.planning.cuts import CutsetPool, cutset_pool, strengthen
+from problems.planning.explanation import explain_rules, refuse_if_hopeless
 from problems.planning.master import Master
 from problems.planning.network import Array, Network
-from problems.planning.explanation import explain_rules, refuse_if_hopeless
 from problems.planning.survival import Deadline, MetricCut, Survival, metric_cut
 from surco.errors import InfeasibleError
 

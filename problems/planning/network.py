@@ -99,7 +99,7 @@ class Network:
         return flat.reshape(result.shape)
 
     def complete(self, x: Array) -> Array:
-        """x [n] with its cover and step variables set to what its modules need."""
+        """X [n] with its cover and step variables set to what its modules need."""
         result = np.array(x, dtype=np.float64)
         is_module = self.variable_module >= 0
         for j in np.flatnonzero(self.variable_module == COVER):
@@ -211,6 +211,13 @@ def _variables(instance: PlanningInstance, most_gbps: float) -> dict[str, Any]:
             weights = np.array([instance.links[i].ghz_on(fiber.name) for i in over])
             used = sum(instance.links[i].ghz_on(fiber.name) * instance.links[i].existing_gbps for i in over)
             add(weights @ installed[over], fiber.spectrum_ghz - used, f"spectrum of fiber {fiber.name}")
+    for row, limit in zip(rows, limits, strict=True):  # each rule alone bounds its variables
+        if (row >= 0.0).all():
+            mine = row > 0.0
+            alone = np.maximum(np.floor(limit / row[mine] + 1e-9), 0.0)
+            top = np.array(upper)
+            top[mine] = np.minimum(top[mine], alone)
+            upper = top.tolist()
     return {
         "variable_link": link_array,
         "variable_module": np.array(module_of, dtype=np.int64),

@@ -1,0 +1,122 @@
+"""The decomposition against enumeration, the compact model and published anchors; cuts against the judge."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from problems.planning import Decomposition, compile_instance, from_topohub, judge, plan_of
+from problems.planning.compact import solve_compact
+from problems.planning.cuts import cutset_pool, round_rows, strengthen
+from problems.planning.separation import exact_rhs
+from problems.planning.survival import Survival, metric_cut
+from tests.problems.planning.small import drawn, enumerate_optimum, ring
+
+
+def optimum(instance, **options):
+    engine = Decomposition(compile_instance(instance), tolerance=1e-9, **options)
+    bounds = engine.run(60)
+    assert bounds.gap <= 1e-9
+    verdict = judge(instance, plan_of(engine.network, engine.best))
+    assert verdict.is_feasible
+    assert verdict.cost == pytest.approx(bounds.upper)
+    return bounds.upper
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_enumeration_agrees_on_tiny_networks(seed):
+    instance = drawn(seed, nodes=4, extra=seed % 2, two_way=seed % 2 == 0, most=7.0)
+    assert optimum(instance) == pytest.approx(enumerate_optimum(instance, 3))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_compact_model_agrees(seed, two_way):
+    instance = drawn(seed, nodes=6, extra=3, two_way=two_way)
+    network = compile_instance(instance)
+    answer = solve_compact(network, seconds=30, gap=1e-9)
+    assert optimum(instance) == pytest.approx(answer.bound, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "cost"), [("polska", 24_584), ("nobel-us", 147_513), ("nobel-germany", 29_233), ("abilene", 178_730)]
+)
+def test_published_optima(name, cost):
+    assert optimum(from_topohub(name)) == pytest.approx(cost, abs=0.5)
+
+
+def test_glop_backend_agrees():
+    instance = drawn(3, nodes=6, extra=3)
+    assert optimum(instance, backend="glop") == pytest.approx(optimum(instance, backend="highs"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_every_cut_holds_for_every_survivable_plan(seed):
+    instance = drawn(seed, nodes=5, extra=2, two_way=seed % 2 == 0)
+    network = compile_instance(instance)
+    engine = Decomposition(network, tolerance=1e-9)
+    engine.run(30)
+    pool = cutset_pool(network)
+    rng = np.random.default_rng(seed)
+    survival = Survival(network)
+    assert (pool.rows @ engine.best >= pool.rhs - 1e-6).all()
+    for _ in range(6):
+        x = np.minimum(engine.best + rng.integers(-1, 3, network.n), network.upper).clip(0)
+        if survival.is_survivable(network.capacities(x)):
+            assert judge(instance, plan_of(network, x)).is_feasible
+            assert (pool.rows @ x >= pool.rhs - 1e-6).all()
+            assert (engine.master.rows @ x >= engine.master.rhs - 1e-6).all()
+        else:
+            assert not judge(instance, plan_of(network, x)).is_feasible
+
+
+def test_cut_right_hand_sides_are_shortest_path_sums():
+    network = compile_instance(from_topohub("polska"))
+    survival = Survival(network)
+    rng = np.random.default_rng(0)
+    for scenario in survival.binding.tolist():
+        capacity = network.capacities(rng.integers(0, 12, network.n).astype(float))
+        answer = survival.separate(capacity, scenario)
+        if answer.is_survived:
+            continue
+        assert answer.rhs == pytest.approx(exact_rhs(network, network.scenarios[scenario], answer.lengths))
+        cut = metric_cut(network, scenario, answer)
+        assert cut.weights @ capacity < cut.rhs
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_rounding_keeps_all_whole_points(seed):
+    rng = np.random.default_rng(seed)
+    row = rng.choice([0.0, 1.0, 2.5, 4.0, rng.uniform(0.1, 9)], 5)
+    if not row.any():
+        row[0] = 1.0
+    rhs = float(rng.uniform(0.5, 20))
+    points = rng.integers(0, 8, (400, 5)).astype(float)
+    points = points[points @ row >= rhs]
+    divisors = rng.uniform(0.3, 6, 10)
+    rounded = round_rows(np.tile(row, (10, 1)), np.full(10, rhs), divisors)
+    assert (points @ rounded.rows.T >= rounded.rhs - 1e-7).all()
+    best_row, best_rhs = strengthen(row, rhs, rng.uniform(0, 2, 5))
+    assert (points @ best_row >= best_rhs - 1e-7).all()
+
+
+def test_deadline_keeps_bounds_and_resume_finishes():
+    engine = Decomposition(compile_instance(from_topohub("nobel-germany")), tolerance=1e-6)
+    first = engine.run(0.05)
+    assert first.lower <= 29_233.5
+    second = engine.run(60)
+    assert second.lower >= first.lower
+    assert second.upper == pytest.approx(29_233, abs=0.5)
+
+
+def test_callback_stops_the_run():
+    engine = Decomposition(compile_instance(from_topohub("geant")), tolerance=1e-6)
+    bounds = engine.run(60, callback=lambda b: b.lower > 0)
+    assert bounds.gap > 0
+
+
+def test_separation_on_bridges_equals_the_judge():
+    instance = ring(3, demands=((0, 1, 7.0), (2, 1, 4.0)))  # each failure leaves a path, whose links are bridges
+    assert optimum(instance) == pytest.approx(enumerate_optimum(instance, 3))
