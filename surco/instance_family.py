@@ -214,6 +214,14 @@ class Family:
         """
         raise InvalidInputError(f"Family `{self.id}` has no single changes; use another gradient than `local`.")
 
+    def measured(self, features: Features, x: Tensor) -> Tensor:
+        """What can be measured of padded designs [B, M, *design shape] to learn a landscape from, [B, M, ...].
+
+        Raises:
+            InvalidInputError: the family measures nothing but the objective.
+        """
+        raise InvalidInputError(f"Family `{self.id}` offers no measurements; use another gradient than `landscape`.")
+
     # ------------------------------------------------------------------ given
 
     def sample(self, split: Split | str = Split.TRAIN, *, seed: int = 0) -> Instance:

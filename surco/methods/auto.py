@@ -17,7 +17,7 @@ from surco.methods.exact import ExactMethod
 from surco.methods.hybrid import Hybrid
 from surco.methods.local_search import LocalSearch
 from surco.methods.one_shot import Heuristic, Linear
-from surco.methods.prior import PriorMethod
+from surco.methods.prior import PriorMethod, check_prior
 from surco.methods.random_perturbation import RandomPerturbation
 from surco.methods.slp import SequentialLinearization
 from surco.methods.zero import Zero
@@ -72,6 +72,7 @@ class Auto:
         if isinstance(inner, HasHeuristics):
             opening.append("heuristics")
         if self.prior is not None:
+            check_prior(self.prior, problem)
             opening.append("prior")
         is_slow = isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None
         if is_slow:

@@ -65,3 +65,10 @@ def prior_costs(prior: Prior | str | Path | None, problem: CountedProblem, metho
             f"Method `{method}` needs a trained prior. Try `surco train FAMILY --out DIR`, then `prior=DIR`."
         )
     return as_prior(prior).costs(problem.inner)
+
+
+def check_prior(prior: Prior | str | Path, problem: CountedProblem) -> None:
+    """Raise InvalidInputError where the prior's schema does not describe the problem behind the ledger."""
+    from surco.training.prior import as_prior
+
+    as_prior(prior).family.features(problem.inner)

@@ -9,5 +9,6 @@ from __future__ import annotations
 from surco.networks.assignment import AssignmentNetwork
 from surco.networks.edges import EdgeNetwork
 from surco.networks.pixels import PixelNetwork
+from surco.networks.planner import PlanningNetwork
 
-__all__ = ["AssignmentNetwork", "EdgeNetwork", "PixelNetwork"]
+__all__ = ["AssignmentNetwork", "EdgeNetwork", "PixelNetwork", "PlanningNetwork"]

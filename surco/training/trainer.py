@@ -25,6 +25,7 @@ from surco.training.prior import Prior
 
 LEAST_SHARE = 0.05  # of the step size at the end
 DEFAULT_STEPS = 1000
+LANDSCAPE = "landscape"  # not a gradient through the oracle: regression on measurements
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -72,8 +73,9 @@ def train(
     if steps is None and seconds is None:
         steps = DEFAULT_STEPS
     chosen = settings.gradient or source.gradient
-    if chosen not in GRADIENTS:
-        raise InvalidInputError(f"Expected `gradient` to be one of {', '.join(GRADIENTS)}, got {chosen!r}.")
+    if chosen not in (*GRADIENTS, LANDSCAPE):
+        known = ", ".join((*GRADIENTS, LANDSCAPE))
+        raise InvalidInputError(f"Expected `gradient` to be one of {known}, got {chosen!r}.")
     folder = Path(out) if out is not None else None
     if resume and folder is None:
         raise ResumeError("Expected `out`, the folder to resume from, together with `resume=True`.")
@@ -190,6 +192,8 @@ class _Run:
         chosen = [train_set[k] for k in rng.permutation(len(train_set))[: s.batch]]
         batch = self._batch(chosen)
         self.network.train()
+        if self.gradient == LANDSCAPE:
+            return self._fit(batch, generator)
         costs = self._costs(batch)
         middle = time.perf_counter()
         step = Step(self.family, batch, chosen, costs.detach(), generator, s.samples, s.sigma, self.pool)
@@ -204,6 +208,23 @@ class _Run:
         self.spent["forward_backward"] += middle - begun + time.perf_counter() - after
         self.spent["gradient"] += after - middle
         return float(loss[torch.isfinite(loss)].mean())
+
+    def _fit(self, batch: Batch, generator: torch.Generator) -> float:
+        """One step of regression on measurements of plans around the network's own."""
+        s = self.settings
+        begun = time.perf_counter()
+        x = self.network.explored(batch.features, s.samples, generator)  # type: ignore[operator]
+        with torch.no_grad():
+            measured = self.family.measured(batch.features, x)
+        self._synchronize()
+        middle = time.perf_counter()
+        loss = self.network.landscape_loss(batch.features, x, measured).mean()  # type: ignore[operator]
+        loss.backward()
+        self.optimizer.step(s.step_size * self._share())
+        self._synchronize()
+        self.spent["forward_backward"] += time.perf_counter() - middle
+        self.spent["gradient"] += middle - begun
+        return float(loss.detach())
 
     def _share(self) -> float:
         """Of the step size: warm-up, then half a cosine along what is left of steps or seconds."""

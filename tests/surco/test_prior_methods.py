@@ -7,7 +7,7 @@ from surco.instance_family import ask, collate, family
 from surco.training import train
 
 ID = "sharding/dlrm-50t-8d-nonlinear-v0"
-FAST = {"instances": 4, "validation": 2, "batch": 2, "samples": 2, "network": {"hidden": 8}}
+FAST = {"instances": 4, "validation": 2, "batch": 2, "samples": 2, "network": {"hidden": 8, "rounds": 4}}
 
 
 @pytest.fixture(scope="module")
