@@ -99,7 +99,7 @@ def makers(rank: int, gap: int, folder: Path) -> dict[str, tuple[list[float], Ca
             [{"params": projected, "lr": rate}, {"params": rest, "lr": 1e-3}], weight_decay=0.0, fused=True
         )
 
-    as_theirs = {"conventions": "galore-torch", "rotate_moments": False, "stagger": False, "refresh": "svd"}
+    as_theirs = {"conventions": "galore-torch", "rotate_moments": False, "stagger": False}
     sketches = [4e-3, 8e-3, 1.6e-2]
     return {
         "AdamW": (rates, adamw),

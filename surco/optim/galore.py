@@ -330,6 +330,7 @@ class GaLore(Optimizer):
             rank = _rank_for(covariance, group["energy"])
         rank = limit if rank is None else min(int(rank), limit)
         found: Subspace | None
+        how = group["refresh"]
         if covariance is not None:
             found = eigen_subspace(covariance, rank)
         else:
@@ -342,7 +343,7 @@ class GaLore(Optimizer):
             return
         if group["mode"] == Mode.FIRA:
             state.setdefault("update_norm", torch.zeros((), device=matrix.device))
-        basis = found.basis if old is None or group["refresh"] == "svd" else align_signs(found.basis, old)
+        basis = found.basis if old is None or how == Refresh.SVD else align_signs(found.basis, old)
         basis = same_basis(basis, self.process_group)
         if old is not None and group["rotate_moments"] and ("exp_avg" in state or "exponent" in state):
             rotate_moments(state, old, basis, state["step"])

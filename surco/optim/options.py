@@ -51,7 +51,12 @@ class Refresh(StrEnum):
 
 
 class Conventions(StrEnum):
-    """Where epsilon and weight decay act."""
+    """Where epsilon and weight decay act.
+
+    Adam divides small entries of a projected gradient by themselves, so weights agree to 1e-4 only if the singular
+    vectors do, whose last digits and signs are LAPACK's: with "galore-torch" the automatic refresh of a dense weight is
+    the SVD.
+    """
 
     TORCH = "torch"  # epsilon after bias correction, decay before the update
     GALORE_TORCH = "galore-torch"  # epsilon before bias correction, decay after the update

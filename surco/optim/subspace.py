@@ -39,7 +39,12 @@ class Subspace:
 
 
 def gram(matrix: Tensor) -> Tensor:
-    """G'G, [n, n] float32, of a float matrix [N, n]."""
+    """G'G, [n, n] float32, of a float matrix [N, n].
+
+    In float32 the vectors of two close singular values turn within their plane, by about 1e-7 over the relative gap of
+    the squares, as they do in a float32 SVD; the subspace and its energy do not suffer. float64 would cost three times
+    as much.
+    """
     matrix = matrix.to(torch.float32)
     return matrix.T @ matrix
 

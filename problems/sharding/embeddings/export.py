@@ -130,7 +130,7 @@ def _spectra(model: ClickModel, parts: list[ClickData]) -> list[Spectrum | None]
     """Spectrum of the summed Gram matrix of each table's gradients; None where a table gets none."""
     weights = model.table_parameters()
     device = weights[0].device
-    sums = [torch.zeros(weight.shape[1], weight.shape[1], device=device) for weight in weights]
+    sums = [torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=device) for weight in weights]
     for part in parts:
         model.zero_grad(set_to_none=True)
         logits = model([ids.to(device) for ids in part.ids], part.dense.to(device))
