@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
@@ -13,6 +15,9 @@ import numpy as np
 from solvers.oracle import Array, LinearOracle, OracleBatch, Status, as_costs
 from solvers.rows import Answer, describe_error, gather
 from solvers.workers import HungError, Worker, ask_all
+
+Chunk = tuple[Array, float | None]
+"""Cost vectors [b, n], and the time of day by which they must be done, or None."""
 
 
 class MapPool(Protocol):
@@ -95,10 +100,28 @@ class ParallelOracle:
         """Of the oracle itself, in this process."""
         return self._oracle.violation(x)
 
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]."""
+    @property
+    def needs_nonnegative_costs(self) -> bool:
+        """Of the oracle itself."""
+        return bool(getattr(self._oracle, "needs_nonnegative_costs", False))
+
+    @property
+    def takes_seconds(self) -> bool:
+        """Of the oracle itself."""
+        return bool(getattr(self._oracle, "takes_seconds", False))
+
+    def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n].
+
+        Args:
+            costs: [B, n].
+            seconds: wall seconds for the whole batch, for an oracle that takes such a limit.
+        """
         checked = as_costs(costs, self.n)
-        parts = [checked[start : start + self._chunk] for start in range(0, len(checked), self._chunk)]
+        # The clock of the day is the same in all processes; a monotonic one need not be.
+        deadline = None if seconds is None or not self.takes_seconds else time.time() + seconds
+        starts = range(0, len(checked), self._chunk)
+        parts = [(checked[start : start + self._chunk], deadline) for start in starts]
         if not parts:
             return self._oracle.solve(checked)
         if self._pool is not None:
@@ -106,7 +129,7 @@ class ParallelOracle:
             key = hashlib.sha256(payload).hexdigest()
             batches = list(self._pool.map(partial(_solve_pickled, key, payload), parts))
         elif self._count == 1:
-            batches = [solve_chunk(self._oracle, part) for part in parts]
+            batches = [solve_chunk(self._oracle, *part) for part in parts]
         else:
             batches = self._fan_out(parts)
         return _concatenate(batches)
@@ -129,15 +152,15 @@ class ParallelOracle:
             self._payload = pickle.dumps(self._source)
         return self._payload
 
-    def _fan_out(self, parts: list[Array]) -> list[OracleBatch]:
+    def _fan_out(self, parts: list[Chunk]) -> list[OracleBatch]:
         assert self._count is not None
         while len(self._workers) < min(self._count, len(parts)):
             self._workers.append(None)
-        limits = None if self._seconds is None else [self._seconds * len(part) for part in parts]
+        limits = None if self._seconds is None else [self._seconds * len(part) for part, _ in parts]
         try:
             answers = ask_all(self._workers, self._start, parts, limits)
             return [
-                self._one_by_one(part, answer) if isinstance(answer, HungError) else _raised_or_batch(part, answer)
+                self._one_by_one(part, answer) if isinstance(answer, HungError) else _raised_or_batch(part[0], answer)
                 for part, answer in zip(parts, answers, strict=True)
             ]
         except BaseException:
@@ -147,37 +170,50 @@ class ParallelOracle:
     def _start(self) -> Worker:
         return Worker(partial(_solve_here, self._pickled()))
 
-    def _one_by_one(self, part: Array, error: HungError) -> OracleBatch:
+    def _one_by_one(self, part: Chunk, error: HungError) -> OracleBatch:
         """Find the guilty rows of a chunk that killed its process."""
-        if len(part) == 1:
-            return _failed(part, describe_error(error))
-        rows = [part[row : row + 1] for row in range(len(part))]
+        costs, deadline = part
+        if len(costs) == 1:
+            return _failed(costs, describe_error(error))
+        rows = [(costs[row : row + 1], deadline) for row in range(len(costs))]
         limits = None if self._seconds is None else [self._seconds] * len(rows)
         answers = ask_all(self._workers, self._start, rows, limits)
-        return _concatenate([_raised_or_batch(row, answer) for row, answer in zip(rows, answers, strict=True)])
+        return _concatenate([_raised_or_batch(row[0], answer) for row, answer in zip(rows, answers, strict=True)])
 
 
-def solve_chunk(oracle: Any, costs: Array) -> OracleBatch:
-    """Solve rows as if the oracle were new."""
+def solve_chunk(oracle: Any, costs: Array, deadline: float | None) -> OracleBatch:
+    """Solve rows as if the oracle were new, up to a time of day."""
     reset = getattr(oracle, "reset", None)
     if callable(reset):
         reset()
-    return oracle.solve(costs)
+    return oracle.solve(costs) if deadline is None else oracle.solve(costs, seconds=max(deadline - time.time(), 1e-3))
 
 
-_made: dict[str, Any] = {}
-"""Oracles of this process, by the digest of their pickle: each is built once."""
+_MOST_MADE = 8
 
 
-def _solve_pickled(key: str, payload: bytes, costs: Array) -> OracleBatch:
-    if key not in _made:
+class _Made(threading.local):
+    """Oracles of this thread (a backend is no matter for two threads), by the digest of their pickle."""
+
+    def __init__(self) -> None:
+        self.oracles: dict[str, Any] = {}
+
+
+_made = _Made()
+
+
+def _solve_pickled(key: str, payload: bytes, part: Chunk) -> OracleBatch:
+    oracles = _made.oracles
+    if key not in oracles:
+        while len(oracles) >= _MOST_MADE:
+            del oracles[next(iter(oracles))]
         source = pickle.loads(payload)  # from the parent process, never from a file
-        _made[key] = source if hasattr(source, "solve") else source()
-    return solve_chunk(_made[key], costs)
+        oracles[key] = source if hasattr(source, "solve") else source()
+    return solve_chunk(oracles[key], *part)
 
 
-def _solve_here(payload: bytes, costs: Array) -> OracleBatch:
-    return _solve_pickled("the one oracle of a worker", payload, costs)
+def _solve_here(payload: bytes, part: Chunk) -> OracleBatch:
+    return _solve_pickled("the one oracle of a worker", payload, part)
 
 
 def _raised_or_batch(part: Array, answer: Any) -> OracleBatch:
