@@ -335,9 +335,9 @@ class GaLore(Optimizer):
             found = eigen_subspace(covariance, rank)
         else:
             seed = group["seed"] + 7919 * state["refreshes"]
-            found = find_subspace(
-                matrix, rank, old=old, how=group["refresh"], seed=seed, is_transposed=state["is_left"]
-            )
+            if how == Refresh.AUTO and group["conventions"] == Conventions.GALORE_TORCH:
+                how = Refresh.SVD.value
+            found = find_subspace(matrix, rank, old=old, how=how, seed=seed, is_transposed=state["is_left"])
         if found is None:
             state["kept_bases"] += 1
             return
