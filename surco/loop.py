@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -32,6 +32,14 @@ GRACE = 0.05  # of the budget: how long a run past its deadline may go on before
 Callback = Callable[[Ledger], bool | None]
 
 
+@overload
+def solve(problem: Problem, method: str | Method = ..., *, designs: None = None, **options: Any) -> Result: ...
+
+
+@overload
+def solve(problem: Problem, method: str | Method = ..., *, designs: int, **options: Any) -> tuple[Result, ...]: ...
+
+
 def solve(
     problem: Problem,
     method: str | Method = "auto",
@@ -44,8 +52,10 @@ def solve(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     threads: int = 1,
+    designs: int | None = None,
+    min_distance: float | None = None,
     **options: Any,
-) -> Result:
+) -> Result | tuple[Result, ...]:
     """Search a problem's feasible set for the design of least true cost.
 
     The incumbent comes from every vertex that any oracle call returns, checked by the problem's own ``violation``.
@@ -65,6 +75,9 @@ def solve(
         resume: go on from that folder's checkpoint, if it has one; under a budget in calls the result equals that of
             the uninterrupted run.
         threads: torch threads of the run; one is best unless a single objective call is large.
+        designs: return this many designs, or as many as were found, sorted by value, as a tuple; each place gets an
+            equal share of the budget (see :mod:`surco.diverse`).
+        min_distance: least sum of |x_i - y_i| between any two of them, above 0; 1 where not given.
         options: of the method, for example ``step_size=0.1`` for ``zero``.
 
     Returns:
@@ -84,6 +97,24 @@ def solve(
     _check_problem(problem)
     if seconds is None and calls is None and objective_calls is None:
         seconds = DEFAULT_SECONDS
+    if designs is not None or min_distance is not None:
+        from surco.diverse import solve_diverse
+
+        if checkpoint is not None or resume:
+            raise InvalidInputError("Several designs have no checkpoint; solve for one, or leave `checkpoint` out.")
+        limits = {"seconds": seconds, "calls": calls, "objective_calls": objective_calls}
+        return solve_diverse(
+            solve,
+            problem,
+            method,
+            designs=1 if designs is None else designs,
+            min_distance=1.0 if min_distance is None else min_distance,
+            limits=limits,
+            callback=callback,
+            seed=seed,
+            threads=threads,
+            **options,
+        )
     budget = Budget(seconds, calls, objective_calls)
     chosen = build_method(method, problem, options)
     run = _Run(problem, chosen, budget, seed, callback, Path(checkpoint) if checkpoint is not None else None, threads)
