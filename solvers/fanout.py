@@ -168,7 +168,7 @@ class ParallelOracle:
             raise
 
     def _start(self) -> Worker:
-        return Worker(partial(_solve_here, self._pickled()))
+        return Worker(_Server(self._pickled()))
 
     def _one_by_one(self, part: Chunk, error: HungError) -> OracleBatch:
         """Find the guilty rows of a chunk that killed its process."""
@@ -212,8 +212,18 @@ def _solve_pickled(key: str, payload: bytes, part: Chunk) -> OracleBatch:
     return solve_chunk(oracles[key], *part)
 
 
-def _solve_here(payload: bytes, part: Chunk) -> OracleBatch:
-    return _solve_pickled("the one oracle of a worker", payload, part)
+class _Server:
+    """Body of a worker: its oracle is made while the process starts, so that it costs no row its time."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        source = pickle.loads(state["_payload"])  # from the parent process, never from a file
+        self._oracle = source if hasattr(source, "solve") else source()
+
+    def __call__(self, part: Chunk) -> OracleBatch:
+        return solve_chunk(self._oracle, *part)
 
 
 def _raised_or_batch(part: Array, answer: Any) -> OracleBatch:

@@ -51,6 +51,7 @@ class Worker:
                 raise HungError(f"{reason}; its process was killed")
             succeeded, value = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
+            self._process.join(1.0)  # the pipe closes a little before the process ends
             code = self._process.exitcode
             self.stop()
             raise HungError(f"lost its process (exit code {code})") from error
