@@ -229,6 +229,7 @@ def plan_page(instance: PlanningInstance, plan: Plan, verdict: Verdict) -> str:
     )
 
 
+# ruff: noqa: E501 - the page below is one string
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title><style>
 body{font:14px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:1000px;color:#222;padding:0 1rem}
 h1{font-size:1.2rem;margin:0}p{margin:.2rem 0 .6rem}svg{width:100%;height:auto;border:1px solid #ddd;background:#fcfcfc}

@@ -1,4 +1,4 @@
-"""The compact (extensive) integer program: every failure with its own copy of the flows. The yardstick, not the tool."""
+"""The compact (extensive) integer program, every failure with its own copy of the flows: a yardstick, not the tool."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def node_set_in_words(network: Network, inside: Array) -> str:
 
 
 def cut_in_words(network: Network, cut: MetricCut, capacities: Array) -> str:
-    """What ``cut`` says against link ``capacities`` [m]: a cut of the network where one is violated, else the metric."""
+    """What ``cut`` says against link ``capacities`` [m]: a cut of the network if one is violated, else the metric."""
     scenario = network.scenarios[cut.scenario]
     state = "without failure" if cut.scenario == 0 else f"in failure {scenario.name!r}"
     best, best_missing, best_text = None, 1e-6 * max(cut.rhs, 1e-12), ""

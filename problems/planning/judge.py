@@ -8,7 +8,7 @@ distances prove that no routing exists. So a wrong LP cannot make a wrong verdic
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networkx as nx
 import numpy as np
@@ -19,6 +19,7 @@ from problems.planning.instance import Failure, PlanningInstance
 from problems.planning.plan import Plan
 
 TOLERANCE = 1e-6  # relative, of capacities and demands
+_REMEMBERED = 8  # flows and proofs kept per state
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class StateVerdict:
         lost: demands without any path in this state, which no capacity can carry.
         shortfall_gbps: what the proof says is missing at least, weighted by the proof's arc lengths.
         proof: link name -> (length forward, length backward); empty if survived.
+        needed: what the proof's lengths say all demands take, Gbps x length.
+        loads: link name -> larger load of its two directions, Gbps, of the links that are up.
     """
 
     failure: str
@@ -42,6 +45,8 @@ class StateVerdict:
     lost: tuple[tuple[str, str], ...] = ()
     shortfall_gbps: float = 0.0
     proof: dict[str, tuple[float, float]] = field(default_factory=dict)
+    needed: float = 0.0
+    loads: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,10 @@ class Verdict:
 
 
 class Judge:
-    """Judges plans of one instance; the paths it found serve the next plan too.
+    """Judges plans of one instance; paths, flows and proofs that it found serve the next plan too.
+
+    A proof (arc lengths and the shortest distances under them) refuses any plan that it holds against, and flows accept
+    any plan whose capacities hold them; both are only looked up and added up again, so no linear program is trusted.
 
     Args:
         instance: as given, never the compiled one.
@@ -84,6 +92,8 @@ class Judge:
         self._instance = instance
         self._paths: dict[tuple[str, str], dict[tuple[tuple[str, bool], ...], None]] = {}
         self._last: str | None = None
+        self._survived: dict[str, list[StateVerdict]] = {}
+        self._refused: dict[str, list[StateVerdict]] = {}
 
     def __call__(self, plan: Plan, *, stop_early: bool = False) -> Verdict:
         """Check a plan against every rule and every failure.
@@ -103,7 +113,13 @@ class Judge:
         if stop_early:
             failures.sort(key=lambda failure: failure.name != self._last)
         for failure in failures:
-            verdict = _judge_state(instance, failure, usable, self._paths)
+            verdict = self._from_memory(failure.name, usable)
+            if verdict is None:
+                verdict = _judge_state(instance, failure, usable, self._paths)
+                if not verdict.lost:
+                    memory = self._survived if verdict.is_survived else self._refused
+                    memory.setdefault(failure.name, []).append(verdict)
+                    del memory[failure.name][:-_REMEMBERED]
             if verdict.lost and failure.name != "no failure" and instance.on_disconnection.value == "skip":
                 excused.append(failure.name)
                 continue
@@ -113,6 +129,19 @@ class Judge:
                 break
         feasible = not broken and all(s.is_survived for s in states)
         return Verdict(feasible, plan.cost(instance), tuple(broken), tuple(states), tuple(excused))
+
+    def _from_memory(self, failure: str, usable: dict[str, float]) -> StateVerdict | None:
+        """Verdict of a state by an earlier proof or by earlier flows, if one of them decides it."""
+        slack = TOLERANCE * max(usable.values(), default=0.0)
+        for old in self._refused.get(failure, []):
+            have = sum((forward + backward) * usable[name] for name, (forward, backward) in old.proof.items())
+            if old.proof and old.needed > have * (1 + TOLERANCE) + slack:
+                return replace(old, shortfall_gbps=old.needed - have)
+        for old in self._survived.get(failure, []):
+            if all(load <= usable[name] * (1 + TOLERANCE) for name, load in old.loads.items()):
+                share = {name: load / usable[name] if usable[name] > 0 else 0.0 for name, load in old.loads.items()}
+                return replace(old, utilization=share)
+        return None
 
 
 def judge(instance: PlanningInstance, plan: Plan, *, stop_early: bool = False) -> Verdict:
@@ -193,7 +222,6 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
             return False
         known.add((pair, path))
         columns.append((pair, path))
-        pool.setdefault(pair, {})[path] = None
         return True
 
     row = {pair: i for i, pair in enumerate(wanted)}
@@ -235,11 +263,16 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
             for (pair, path), value in zip(columns, flow, strict=True):
                 if value > 1e-9:
                     routing.setdefault(pair, []).append((tuple(key[0] for key in path), float(value * scale)))
+            for (pair, path), value in zip(columns, flow, strict=True):
+                if value > 1e-9:
+                    pool.setdefault(pair, {})[path] = None
             share: dict[str, float] = {}
+            loads: dict[str, float] = {}
             for (key, _, _), used, limit in zip(arcs, load, capacity, strict=True):
                 part = float(used / limit) if limit > 0 else 0.0
                 share[key[0]] = max(share.get(key[0], 0.0), part)
-            return StateVerdict(name, True, share, routing, lost)
+                loads[key[0]] = max(loads.get(key[0], 0.0), float(used))
+            return StateVerdict(name, True, share, routing, lost, loads=loads)
         length = np.maximum(-result.ineqlin.marginals, 0.0)
         for (key, u, v), value in zip(arcs, length, strict=True):
             graph.edges[u, v, key]["length"] = float(value)
@@ -251,7 +284,7 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
             for (key, _, _), value in zip(arcs, length, strict=True):
                 proof.setdefault(key[0], [0.0, 0.0])[0 if key[1] else 1] = float(value)
             pairs = {link: (a, b) for link, (a, b) in proof.items() if a > 0 or b > 0}
-            return StateVerdict(name, False, lost=lost, shortfall_gbps=need - have, proof=pairs)
+            return StateVerdict(name, False, lost=lost, shortfall_gbps=need - have, proof=pairs, needed=need)
         if not sum([add(pair, path) for pair, path in best.items()]):
             # LP optimal over all paths and neither proof holds: inside the tolerance band, so not accepted
             return StateVerdict(name, False, lost=lost, shortfall_gbps=float(result.fun * scale))

@@ -14,7 +14,7 @@ _JUDGES: weakref.WeakKeyDictionary[Network, Judge] = weakref.WeakKeyDictionary()
 
 
 def violation_of(network: Network, x: Array) -> float:
-    """0 if x [n] is a feasible plan; else how much is wrong: units of x, relative excess, or relative traffic missing."""
+    """0 if x [n] is a feasible plan; else what is wrong: units of x, relative excess, or relative traffic missing."""
     if not np.isfinite(x).all():
         return float("inf")
     fractional = float(np.abs(x - np.round(x)).max(initial=0.0))

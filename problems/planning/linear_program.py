@@ -73,6 +73,7 @@ class HighsProgram:
         self._is_primal = False
 
     def add_rows(self, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+        """Append rows."""
         self._use(primal=False)
         starts, index, value = _pack(entries)
         self._highs.addRows(
@@ -80,11 +81,13 @@ class HighsProgram:
         )
 
     def add_columns(self, cost: Array, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+        """Append columns."""
         self.add_packed_columns(cost, lower, upper, *_pack(entries))
 
     def add_packed_columns(
         self, cost: Array, lower: Array, upper: Array, starts: Array, index: Array, value: Array
     ) -> None:
+        """Append columns given column by column."""
         bounds = np.asarray(cost, float), np.asarray(lower, float), np.asarray(upper, float)
         self._highs.addCols(len(cost), *bounds, len(index), starts.astype(np.int32), index.astype(np.int32), value)
         self._use(primal=True)  # the basis stays primal feasible
@@ -95,20 +98,24 @@ class HighsProgram:
             self._is_primal = primal
 
     def change_rows(self, rows: Array, lower: Array, upper: Array) -> None:
+        """New bounds of some rows."""
         change = self._highs.changeRowBounds
         self._use(primal=False)  # the basis stays dual feasible
         for i, low, high in zip(rows.tolist(), lower.tolist(), upper.tolist(), strict=True):
             change(i, low, high)
 
     def change_columns(self, columns: Array, lower: Array, upper: Array) -> None:
+        """New bounds of some columns."""
         self._highs.changeColsBounds(
             len(columns), columns.astype(np.int32), np.asarray(lower, float), np.asarray(upper, float)
         )
 
     def delete_rows(self, rows: Array) -> None:
+        """Remove rows."""
         self._highs.deleteRows(len(rows), np.sort(rows).astype(np.int32))
 
     def solve(self) -> tuple[float, Array, Array]:
+        """Objective, x and row duals of an optimum."""
         self._highs.run()
         status = self._highs.getModelStatus()
         if status != self._core.HighsModelStatus.kOptimal:
@@ -141,6 +148,7 @@ class GlopProgram:
         self._optimal = pywraplp.Solver.OPTIMAL
 
     def add_rows(self, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+        """Append rows."""
         for low, high, (index, value) in zip(lower, upper, entries, strict=True):
             row = self._solver.Constraint(float(low), float(high))
             for j, v in zip(index, value, strict=True):
@@ -148,6 +156,7 @@ class GlopProgram:
             self._rows.append(row)
 
     def add_columns(self, cost: Array, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+        """Append columns."""
         for price, low, high, (index, value) in zip(cost, lower, upper, entries, strict=True):
             column = self._solver.NumVar(float(low), float(high), "")
             self._solver.Objective().SetCoefficient(column, float(price))
@@ -158,19 +167,23 @@ class GlopProgram:
     def add_packed_columns(
         self, cost: Array, lower: Array, upper: Array, starts: Array, index: Array, value: Array
     ) -> None:
+        """Append columns given column by column."""
         stops = np.append(starts[1:], len(index))
         entries = [(index[a:b], value[a:b]) for a, b in zip(starts, stops, strict=True)]
         self.add_columns(cost, lower, upper, entries)
 
     def change_rows(self, rows: Array, lower: Array, upper: Array) -> None:
+        """New bounds of some rows."""
         for i, low, high in zip(rows.tolist(), lower.tolist(), upper.tolist(), strict=True):
             self._rows[i].SetBounds(low, high)
 
     def change_columns(self, columns: Array, lower: Array, upper: Array) -> None:
+        """New bounds of some columns."""
         for j, low, high in zip(columns.tolist(), lower.tolist(), upper.tolist(), strict=True):
             self._columns[j].SetBounds(low, high)
 
     def delete_rows(self, rows: Array) -> None:
+        """Remove rows."""
         gone = set(rows.tolist())
         for i in gone:  # GLOP has no deletion: an empty row without bounds is the same thing
             self._rows[i].Clear()
@@ -178,6 +191,7 @@ class GlopProgram:
         self._rows = [row for i, row in enumerate(self._rows) if i not in gone]
 
     def solve(self) -> tuple[float, Array, Array]:
+        """Objective, x and row duals of an optimum."""
         status = self._solver.Solve()
         if status != self._optimal:
             raise ArithmeticError(f"Expected an optimal LP, GLOP ended with status {status}.")

@@ -1,4 +1,4 @@
-"""Heuristics that ask the master: boxes around a plan (stage 2 of learned planners), large neighborhoods, the citizens."""
+"""Heuristics that ask the master: boxes around a plan (stage 2 of learned planners), large neighborhoods, and all."""
 
 from __future__ import annotations
 

@@ -61,15 +61,18 @@ class BulkPrices:
         return self.network.cost
 
     def value(self, x: Tensor) -> Tensor:
+        """Cost of plans x [..., n]."""
         cost = torch.from_numpy(self.network.cost).to(x)
         k = x.clamp_min(0.0)
         bulk = (k + 1e-3) ** self.power - 1e-3**self.power
         return ((self.turn_up * (1.0 - torch.exp(-6.0 * k)) + bulk) * cost).sum(-1)
 
     def integer_program(self) -> tuple[Network, float]:
+        """The exact piecewise-linear program; see :class:`Objective`."""
         return stepped_network(self.network, _tabulate(self, self.network))
 
     def metrics(self, x: Array) -> Mapping[str, float]:
+        """Parts of the cost of one plan [n]."""
         return {"linear_price": float(self.network.cost @ x), "links_turned_up": float((x > 0.5).sum())}
 
 
@@ -117,13 +120,16 @@ class QueueDelay:
         return torch.where(load > 0, queue + tail, torch.zeros_like(queue)).sum((-1, -2))
 
     def value(self, x: Tensor) -> Tensor:
+        """Cost of plans x [..., n]."""
         assert self.weight is not None
         return x @ torch.from_numpy(self.network.cost).to(x) + self.weight * self._queue(x)
 
     def integer_program(self) -> tuple[Network, float]:
+        """The exact piecewise-linear program; see :class:`Objective`."""
         return stepped_network(self.network, _tabulate(self, self.network))
 
     def metrics(self, x: Array) -> Mapping[str, float]:
+        """Parts of the cost of one plan [n]."""
         queue = float(self._queue(torch.from_numpy(np.ascontiguousarray(x))))
         return {
             "price": float(self.network.cost @ x),
@@ -176,13 +182,16 @@ class ExpectedLoss:
         return ((1.0 - worst) * weights).sum(-1) + self._lost_always
 
     def value(self, x: Tensor) -> Tensor:
+        """Cost of plans x [..., n]."""
         assert self.weight is not None
         return x @ torch.from_numpy(self.network.cost).to(x) + self.weight * self.expected_loss(x)
 
     def integer_program(self) -> None:
+        """The exact piecewise-linear program; see :class:`Objective`."""
         return None  # one continuous variable per demand and state: the monolith that this package avoids
 
     def metrics(self, x: Array) -> Mapping[str, float]:
+        """Parts of the cost of one plan [n]."""
         loss = float(self.expected_loss(torch.from_numpy(np.ascontiguousarray(x))))
         return {"price": float(self.network.cost @ x), "expected_lost_gbps": loss}
 
@@ -195,7 +204,7 @@ def _prepare_loss(self: ExpectedLoss) -> None:
         (down[a] * down[b], a, b) for a, b in itertools.combinations(range(network.n_links), 2) if down[a] * down[b] > 0
     ]
     pairs = sorted(pairs, key=lambda p: (-p[0], p[1], p[2]))[: self.states]
-    demand, n_nodes = network.scenarios[0].demand, len(network.is_transit)
+    demand = network.scenarios[0].demand
     states, arcs, flows, loads, always = [], [], [], [], 0.0
     for s, (chance, a, b) in enumerate(pairs):
         alive = np.ones(network.n_links, dtype=bool)
@@ -222,7 +231,6 @@ def _prepare_loss(self: ExpectedLoss) -> None:
         tight = torch.from_numpy(np.ceil(self._load.mean(axis=0).reshape(2, -1).max(axis=0) / network.gbps))
         loss = float(self.expected_loss(tight)) - self._lost_always
         set_field(self, "weight", 0.25 * float(network.cost @ tight.numpy()) / max(loss, 1e-12))
-    assert n_nodes
 
 
 def _shortest_arcs(network: Network, alive: Array, demand: Array) -> tuple[list[tuple[list[int], float]], float]:
@@ -301,12 +309,14 @@ class Power:
         return incidence
 
     def value(self, x: Tensor) -> Tensor:
+        """Cost of plans x [..., n]."""
         lit = torch.from_numpy(self.lit_watts).to(x)
         ports = x @ torch.from_numpy(self._incidence().T).to(x)
         chassis = torch.ceil(ports / self.ports_per_chassis - 1e-9)
         return (2 * self.port_watts * x + lit * (x > 0.5)).sum(-1) + self.chassis_watts * chassis.sum(-1)
 
     def integer_program(self) -> tuple[Network, float]:
+        """The exact piecewise-linear program; see :class:`Objective`."""
         network = self.network
         groups = [
             (f"chassis at {network.instance.nodes[v].name}", row, float(self.ports_per_chassis), self.chassis_watts)
@@ -320,6 +330,7 @@ class Power:
         return covering_network(network, groups, np.full(network.n, 2 * self.port_watts)), 0.0
 
     def metrics(self, x: Array) -> Mapping[str, float]:
+        """Parts of the cost of one plan [n]."""
         chassis = np.ceil(self._incidence() @ x / self.ports_per_chassis - 1e-9)
         return {"chassis": float(chassis.sum()), "lit_links": float((x > 0.5).sum()), "ports": float(2 * x.sum())}
 

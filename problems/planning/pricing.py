@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,7 +49,7 @@ def stepped_network(network: Network, price: Sequence[Array]) -> tuple[Network, 
             limits.append(0.0)
             names.append(f"units of link {network.instance.links[link].name} ({word})")
         slopes = np.diff(price[link])
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             if slopes[after - mine[0]] < slopes[before - mine[0]] - 1e-12:  # convex parts order themselves
                 row = np.zeros(m + steps)
                 row[after], row[before] = 1.0, -1.0

@@ -1,4 +1,4 @@
-"""Exact answers on whole plans: which scenario fails, and the metric cut that proves it. Keeps one warm LP a scenario."""
+"""Exact answers on whole plans: which scenario fails, and the metric cut that proves it, by warm scenario LPs."""
 
 from __future__ import annotations
 

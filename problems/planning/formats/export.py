@@ -20,7 +20,18 @@ def plan_csv(instance: PlanningInstance, plan: Plan, verdict: Verdict) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["link", "source", "target", "existing_gbps", "new_gbps", "total_gbps", "modules", "price", "utilization_intact", "utilization_worst"]
+        [
+            "link",
+            "source",
+            "target",
+            "existing_gbps",
+            "new_gbps",
+            "total_gbps",
+            "modules",
+            "price",
+            "utilization_intact",
+            "utilization_worst",
+        ]
     )
     intact = verdict.states[0].utilization
     for link, row, gbps in zip(instance.links, plan.counts, plan.installed_gbps(instance), strict=True):
