@@ -1,6 +1,6 @@
 """How many capacity vectors a second the cut pool screens, on CPU and GPU. Needs torch and numpy alone.
 
-    python benchmarks/gpu_planning_evaluator.py benchmarks/reference/planning_pool_nobel-germany.npz ... --out figures.json
+    python benchmarks/gpu_planning_evaluator.py planning_pool_nobel-germany.npz ... --out figures.json
 
 A pool file comes from ``python -m benchmarks.planning pool``: rows [K, m] float32, rhs [K], best [m] (a survivable
 plan's capacities), unit [1] (Gbps of a module). Batches are random plans around ``best``. Every device and dtype is

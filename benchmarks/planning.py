@@ -1,4 +1,6 @@
-"""Tables of network planning: ``python -m benchmarks.planning {exact,compact,heuristics,sndlib,nonlinear,evaluator,pool}``.
+"""Tables of network planning: exact, compact, heuristics, sndlib, nonlinear, evaluator, pool; one a command.
+
+    python -m benchmarks.planning exact --networks polska geant
 
 Every plan in every table was accepted by the independent judge; a plan that it refuses stops the run. CPU seconds are
 ``time.process_time``. Results go to ``--out`` as JSON with their provenance, and to the terminal as Markdown.
@@ -174,7 +176,7 @@ def evaluator(names: Iterable[str], *, seconds: float, tolerance: float, episode
         used = time.process_time() - begin
         steps = sum(later.steps) + episodes
         cold_rate, cold_checks = _cold_rate(network, seconds)
-        rows, rhs = judge.pool
+        _, rhs = judge.pool
         plans = network.offset + network.gbps * np.random.default_rng(2).integers(0, 12, (4096, network.n_links))
         begin_batch, repeats = time.process_time(), 20
         for _ in range(repeats):

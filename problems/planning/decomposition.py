@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from problems.planning.cuts import CutsetPool, cutset_pool, strengthen
 from problems.planning.explanation import explain_rules, refuse_if_hopeless
 from problems.planning.master import Master
 from problems.planning.network import Array, Network
+from problems.planning.separation import Answer
 from problems.planning.survival import Deadline, MetricCut, Survival, metric_cut
 from surco.errors import InfeasibleError
 
@@ -198,7 +199,7 @@ class Decomposition:
 
     # ------------------------------------------------------------------ cuts
 
-    def add_metric_cuts(self, found: list[tuple[int, object]], x: Array) -> int:
+    def add_metric_cuts(self, found: Sequence[tuple[int, Answer]], x: Array) -> int:
         """Store the metric cuts of answers and add their roundings at ``x``; returns how many cut x off."""
         rows, values = [], []
         hits = 0

@@ -85,7 +85,7 @@ class Evaluator:
         return self._rows, self._rhs
 
     def is_survivable(self, capacities: object) -> NDArray[np.bool_]:
-        """Decide usable link capacities [B, m] in Gbps (after the load factor, existing capacity included); [B] bool."""
+        """Decide usable link capacities [B, m] in Gbps (after the load factor, with what exists); [B] bool."""
         return self.decide(capacities).is_survivable
 
     def decide(self, capacities: object) -> Decision:

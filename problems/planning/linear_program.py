@@ -7,23 +7,24 @@ second choice and a log line says so. HiGHS is 2 to 3 times as fast on far jumps
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
 
 
 class LinearProgram(Protocol):
     """min cost.x over lower <= x <= upper, row_lower <= A x <= row_upper; rows and columns may be added any time."""
 
-    def add_rows(self, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+    def add_rows(self, lower: Array, upper: Array, entries: Sequence[tuple[Array, Array]]) -> None:
         """Append rows; ``entries`` holds (column numbers, values) of each."""
         ...
 
-    def add_columns(self, cost: Array, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+    def add_columns(self, cost: Array, lower: Array, upper: Array, entries: Sequence[tuple[Array, Array]]) -> None:
         """Append columns; ``entries`` holds (row numbers, values) of each."""
         ...
 
@@ -50,7 +51,7 @@ class LinearProgram(Protocol):
         ...
 
 
-def _pack(entries: list[tuple[Array, Array]]) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
+def _pack(entries: Sequence[tuple[Array, Array]]) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
     sizes = np.array([len(index) for index, _ in entries], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     if not sizes.sum():
@@ -72,7 +73,7 @@ class HighsProgram:
             self._highs.setOptionValue(name, value)
         self._is_primal = False
 
-    def add_rows(self, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+    def add_rows(self, lower: Array, upper: Array, entries: Sequence[tuple[Array, Array]]) -> None:
         """Append rows."""
         self._use(primal=False)
         starts, index, value = _pack(entries)
@@ -80,7 +81,7 @@ class HighsProgram:
             len(lower), np.asarray(lower, float), np.asarray(upper, float), len(index), starts, index, value
         )
 
-    def add_columns(self, cost: Array, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+    def add_columns(self, cost: Array, lower: Array, upper: Array, entries: Sequence[tuple[Array, Array]]) -> None:
         """Append columns."""
         self.add_packed_columns(cost, lower, upper, *_pack(entries))
 
@@ -147,7 +148,7 @@ class GlopProgram:
         self._columns: list[Any] = []
         self._optimal = pywraplp.Solver.OPTIMAL
 
-    def add_rows(self, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+    def add_rows(self, lower: Array, upper: Array, entries: Sequence[tuple[Array, Array]]) -> None:
         """Append rows."""
         for low, high, (index, value) in zip(lower, upper, entries, strict=True):
             row = self._solver.Constraint(float(low), float(high))
@@ -155,7 +156,7 @@ class GlopProgram:
                 row.SetCoefficient(self._columns[int(j)], float(v))
             self._rows.append(row)
 
-    def add_columns(self, cost: Array, lower: Array, upper: Array, entries: list[tuple[Array, Array]]) -> None:
+    def add_columns(self, cost: Array, lower: Array, upper: Array, entries: Sequence[tuple[Array, Array]]) -> None:
         """Append columns."""
         for price, low, high, (index, value) in zip(cost, lower, upper, entries, strict=True):
             column = self._solver.NumVar(float(low), float(high), "")

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from problems.planning.network import Array, Network
@@ -24,9 +25,20 @@ from problems.planning.routing import shortest_path_loads
 class Objective(Protocol):
     """A cost of plans: ``value`` [..., n] -> [...]."""
 
-    is_convex: bool
-    is_differentiable: bool
-    linear: Array  # [n], natural linear costs
+    @property
+    def is_convex(self) -> bool:
+        """Whether ``value`` is convex."""
+        ...
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether its gradient is of use."""
+        ...
+
+    @property
+    def linear(self) -> Array:
+        """[n], natural linear costs."""
+        ...
 
     def value(self, x: Tensor) -> Tensor:
         """Cost of plans x [..., n]."""
@@ -156,7 +168,7 @@ class ExpectedLoss:
     is_differentiable: bool = field(default=True, init=False)
     _probability: Array = field(init=False, repr=False)
     _load: Array = field(init=False, repr=False)  # [S, 2 m]
-    _flows: tuple[Array, Array, Array] = field(init=False, repr=False)  # state [P], arcs [P, depth], Gbps [P]
+    _flows: tuple[NDArray[np.int64], NDArray[np.int64], Array] = field(init=False, repr=False)  # state [P], arcs [P, depth], Gbps [P]
     _lost_always: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -233,7 +245,7 @@ def _prepare_loss(self: ExpectedLoss) -> None:
         set_field(self, "weight", 0.25 * float(network.cost @ tight.numpy()) / max(loss, 1e-12))
 
 
-def _shortest_arcs(network: Network, alive: Array, demand: Array) -> tuple[list[tuple[list[int], float]], float]:
+def _shortest_arcs(network: Network, alive: NDArray[np.bool_], demand: Array) -> tuple[list[tuple[list[int], float]], float]:
     """(arcs, Gbps) of every demand on its shortest path, arc l forward and m + l backward; and Gbps without a path."""
     from problems.planning.routing import shortest_path_tree
 

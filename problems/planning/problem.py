@@ -31,7 +31,7 @@ class PlanningProblem:
     """Cheapest whole modules so that all demands can be carried in every failure.
 
     Variables: x [n], whole numbers of modules per link (see ``network``), plus 0-1 set-up variables where links have
-    set-up costs. Feasible: capacity, exclusivity, spectrum and lease rules hold, and for the intact network and each
+    set-up costs. Feasible: capacity, exclusivity, spectrum and lease rules hold; and for the intact network and each
     failure the demands that it must carry can be routed (fractionally, rerouted freely) within ``load_factor`` times the
     surviving capacity. Objective: prices of modules and set-ups.
 
