@@ -70,7 +70,7 @@ class ByteModel(nn.Module):
 def makers(rank: int, gap: int, folder: Path) -> dict[str, tuple[list[float], Callable[[ByteModel, float], Any]]]:
     """Name -> (learning rates, maker). Rates of the low-rank ones are effective rates: lr * scale is the same list."""
     reference = galore_torch_adamw(folder)
-    rates = [1e-3, 2e-3, 4e-3]
+    rates = [2e-3, 4e-3, 8e-3]
 
     def theirs(model: ByteModel, rate: float) -> Any:
         projected, rest = model.groups()
@@ -100,12 +100,13 @@ def makers(rank: int, gap: int, folder: Path) -> dict[str, tuple[list[float], Ca
         )
 
     as_theirs = {"conventions": "galore-torch", "rotate_moments": False, "stagger": False}
-    sketches = [4e-3, 8e-3, 1.6e-2]
+    sketches = [8e-3, 1.6e-2, 3.2e-2]
     return {
-        "AdamW": (rates, adamw),
+        "AdamW": ([5e-4, 1e-3, 2e-3], adamw),
         "galore-torch": (rates, theirs),
         "ours as galore-torch": (rates, ours(**as_theirs)),
         "ours galore": (rates, ours()),
+        "ours galore, not rotated": (rates, ours(rotate_moments=False)),
         "ours galore, running covariance": (rates, ours(covariance_decay=0.9)),
         "ours galore, 8-bit": (rates, ours(inner="adamw8bit")),
         "ours fira": (rates, ours(mode="fira")),

@@ -68,6 +68,7 @@ def sections(
         deadline = time.perf_counter() + arguments.budget
         tiny = {"width": 64, "layers": 1, "length": 32, "batch": 4, "steps": 20, "rank": 8, "gap": 5} if small else {}
         options: dict[str, Any] = tiny or {"steps": arguments.steps}
+        options["names"] = arguments.names
         yield "language", galore_language.language_rows(carry, device, deadline=deadline, **options)
 
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument(
         "--budget", type=float, default=480.0, help="seconds after which 'language' starts no further run"
     )
+    parser.add_argument("--names", nargs="+", help="optimizers of 'language'; all where not given")
     parser.add_argument("--small", action="store_true", help="toy sizes, to try the script on a CPU")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -112,6 +112,7 @@ class GaLore(Optimizer):
         process_group: ProcessGroup | None = None,
         has_local_gradients: bool = False,
     ) -> None:
+        self._places: dict[int, int] = {}  # id of a parameter -> number of its group
         self.process_group = process_group
         self.has_local_gradients = has_local_gradients
         defaults = {
@@ -143,6 +144,14 @@ class GaLore(Optimizer):
         """Add a group of parameters; its options are checked."""
         super().add_param_group(param_group)
         check_group(self.param_groups[-1])
+        self._places.update({id(parameter): len(self.param_groups) - 1 for parameter in param_group["params"]})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild what torch does not copy; a process group cannot be copied and is left out."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("process_group", None)
+        self.__dict__.setdefault("has_local_gradients", False)
+        self._places = {id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -278,9 +287,10 @@ class GaLore(Optimizer):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def _group_of(self, parameter: Tensor) -> dict[str, Any]:
-        for group in self.param_groups:
-            if any(parameter is other for other in group["params"]):
-                return group
+        # load_state_dict makes new group dicts, hence the place of the group and not the group itself.
+        place = self._places.get(id(parameter))
+        if place is not None:
+            return self.param_groups[place]
         raise InvalidInputError("Expected a parameter of this optimizer; add it with add_param_group().")
 
     def _phase(self, parameter: Tensor, group: dict[str, Any]) -> int:

@@ -56,28 +56,24 @@ def write_moments(state: dict[str, Any], first: Tensor, second: Tensor, rows: Te
 
 
 def rotate_moments(state: dict[str, Any], old: Tensor, new: Tensor, step: int) -> None:
-    """Turn the moments from the basis ``old`` [n, r] into ``new`` [n, r], in place, a chunk of rows at a time.
+    """Turn the first moment from the basis ``old`` [n, r] into ``new`` [n, r], in place, a chunk of rows at a time.
 
-    With Q = old' new: m' = m Q; the spread around the mean turns like a diagonal covariance,
-    v' = (v - m^2)+ (Q*Q) + m'^2. A new direction that the old basis did not hold keeps, for the missing share
-    1 - sum_i Q_ij^2, the second moment of the column it replaces: with a second moment near zero the next step would
-    be (1 - beta1) / sqrt(1 - beta2) = 3.2 times too long.
+    With Q = old' new: m' = m Q, the projection of the same momentum. The second moment stays with its column, since the
+    j-th direction of the new basis has about the energy of the j-th of the old one: turning it as a diagonal
+    covariance, v Q*Q, lets the largest entry leak into all others and slows training. It is raised to m'^2 where it is
+    below, so that no entry of the next step is longer than one.
 
-    Source: the projection-aware update of LDAdam (arXiv 2410.16103), with the last term added.
+    Source: the projection-aware first moment of LDAdam (arXiv 2410.16103); the second moment is ours.
     """
     turn = old.T @ new
-    squared = turn.square()
-    missing = (1.0 - squared.sum(dim=0)).clamp_min_(0.0)
     count = (state["exponent"] if "exponent" in state else state["exp_avg"]).shape[0]
     for begin in range(0, count, CHUNK_ROWS):
         part = slice(begin, min(begin + CHUNK_ROWS, count))
         first, second = read_moments(state, part)
         turned = first @ turn
-        spread = (second - first.square()).clamp_min_(0.0) @ squared
-        spread.add_(turned.square()).addcmul_(second, missing.expand_as(second))
         if "exponent" in state:
             numbers = torch.arange(part.start, part.stop, device=first.device)
-            write_moments(state, turned, spread, numbers, step)
+            write_moments(state, turned, torch.maximum(second, turned.square()), numbers, step)
         else:
             first.copy_(turned)
-            second.copy_(spread)
+            torch.maximum(second, turned.square_(), out=second)

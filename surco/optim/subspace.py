@@ -116,7 +116,7 @@ def random_subspace(matrix: Tensor, rank: int, *, seed: int) -> Subspace | None:
 
 
 def power_subspace(
-    matrix: Tensor, rank: int, start: Tensor | None, *, seed: int = 0, tolerance: float = 2e-3, max_rounds: int = 6
+    matrix: Tensor, rank: int, start: Tensor | None, *, seed: int = 0, tolerance: float = 4e-3, max_rounds: int = 6
 ) -> Subspace | None:
     """Orthogonal iteration on G'G, filtered by Chebyshev polynomials, from an old basis or from a random sketch.
 
@@ -149,7 +149,7 @@ def power_subspace(
     block = orthonormalize(block if start is None else torch.cat([start, block], dim=1)[:, :width])
     projected = matrix @ block
     ritz = projected.square().sum(dim=0).sort(descending=True).values
-    energy = 0.0
+    energy = float(ritz[:rank].sum())
     for _ in range(max_rounds):
         block = orthonormalize(_filtered(matrix, block, projected, ritz.tolist(), rank))
         projected = matrix @ block

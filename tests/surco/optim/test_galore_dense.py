@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import shutil
 from typing import Any
 
 import pytest
@@ -296,3 +298,28 @@ def test_closure_and_scheduler():
 def test_bad_options_are_named(option, value):
     with pytest.raises(InvalidInputError, match=option):
         GaLore([torch.nn.Parameter(torch.zeros(2, 2))], **{option: value})
+
+
+def test_copies_keep_working():
+    """Deep copies of model and optimizer together go on like the originals."""
+    model = torch.nn.Linear(12, 8)
+    optimizer = GaLore(model.parameters(), rank=3)
+    inputs = torch.randn(5, 12)
+    model(inputs).square().sum().backward()
+    optimizer.step()
+    twin, twin_optimizer = copy.deepcopy((model, optimizer))
+    for net, steps in ((model, optimizer), (twin, twin_optimizer)):
+        net(inputs).square().sum().backward()
+        steps.step()
+    assert torch.equal(model.weight, twin.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("default")
+def test_compiled_rule_equals_the_fused_one():
+    weights = [torch.nn.Parameter(torch.ones(40, 12)) for _ in range(2)]
+    gradients = noisy_gradients((40, 12), 6)
+    for weight, implementation in zip(weights, ("fused", "compile"), strict=True):
+        run(GaLore([weight], rank=4, implementation=implementation), weight, gradients)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
