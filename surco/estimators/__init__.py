@@ -10,8 +10,10 @@
 
 ``score-function-multiplicative`` and ``perturbed-multiplicative`` multiply the costs by the noise, which keeps signs.
 
-:class:`FenchelYoung` imitates target designs and needs nothing of f. Each estimator asks the oracle for all its rows in
-one batched call (two in a row for interpolation and I-MLE, whose second question depends on the first answer).
+:class:`Landscape` learns a model of f(x*(c)) as it goes; it has a memory, so it is passed as an object
+(``estimator=Landscape()``) and has no name here. :class:`FenchelYoung` imitates target designs and needs nothing of f.
+Each estimator asks the oracle for all its rows in one batched call (two in a row for interpolation and I-MLE, whose
+second question depends on the first answer).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from surco.estimators.flow import Flow, GradientWatch, gradient_flow
 from surco.estimators.identity import Identity, Projection
 from surco.estimators.imle import IMLE
 from surco.estimators.interpolation import Interpolation
+from surco.estimators.landscape import Landscape, Shape
 from surco.estimators.noise import Distribution, Noise
 from surco.estimators.perturbed import At, Perturbed, PerturbedMultiplicative
 from surco.estimators.score_function import Baseline, ScoreFunction, ScoreFunctionMultiplicative
@@ -76,12 +79,14 @@ __all__ = [
     "GradientWatch",
     "Identity",
     "Interpolation",
+    "Landscape",
     "Noise",
     "Perturbed",
     "PerturbedMultiplicative",
     "Projection",
     "ScoreFunction",
     "ScoreFunctionMultiplicative",
+    "Shape",
     "build_estimator",
     "gradient_flow",
 ]
