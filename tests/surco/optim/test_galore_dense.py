@@ -307,6 +307,7 @@ def test_copies_keep_working():
     inputs = torch.randn(5, 12)
     model(inputs).square().sum().backward()
     optimizer.step()
+    optimizer.zero_grad()
     twin, twin_optimizer = copy.deepcopy((model, optimizer))
     for net, steps in ((model, optimizer), (twin, twin_optimizer)):
         net(inputs).square().sum().backward()
