@@ -27,8 +27,7 @@ MAX_LP_VARIABLES = 20_000
 def quick_bound(problem: ShardingProblem) -> float:
     """Bound of one problem in ms; inf where a group fits on no device.
 
-    A sum over phases takes the bound of each phase alone. A smooth max of D times is at least their mean plus
-    temperature * log D (convexity), and at least their max.
+    A sum over phases takes the bound of each phase alone.
     """
     blocked = problem.oracle.blocked
     if not np.isfinite(blocked).any(axis=1).all():
@@ -39,17 +38,45 @@ def quick_bound(problem: ShardingProblem) -> float:
 
 
 def phase_bounds(problem: ShardingProblem) -> Array:
-    """[4], lower bound on the (smooth) max over devices of each phase alone."""
+    """[4], lower bound on the smooth max over devices of each phase alone.
+
+    Some device has at least the load M of `makespan_bound`; the loads of the others add up to at least the least total
+    S minus M. As exp(time) is convex in the load, the smooth max is smallest with the others alike:
+    temperature * log(exp(time(M)) + (D - 1) exp(time((S - M) / (D - 1)))), times in units of the temperature.
+
+    On alike devices tables also count: the k largest groups have at least the load L of the k-th, and k equal groups
+    are spread best in numbers that differ by one at most; every k gives a bound.
+    """
     blocked = problem.oracle.blocked
     devices = len(problem.devices)
-    slowest, mean = np.zeros((4, 1)), np.zeros((4, 1))
+    one, others = np.zeros((2, 4, 1))
     for phase in range(4):
         loads = problem.single_ms[phase] + blocked
-        slowest[phase] = makespan_bound(loads)
-        mean[phase] = loads.min(axis=1).sum() / devices
-    times = problem.cost.times_ms(torch.from_numpy(np.stack([slowest, mean]))).numpy()[..., 0]  # [2, 4]
-    smooth = times[1] + problem.cost.temperature_ms * math.log(devices)
-    return np.maximum(times[0], smooth)
+        total = loads.min(axis=1).sum()
+        one[phase] = max(makespan_bound(loads), total / devices)
+        others[phase] = (total - one[phase]) / max(devices - 1, 1)
+    times = problem.cost.times_ms(torch.from_numpy(np.stack([one, np.maximum(others, 0.0)]))).numpy()[..., 0]  # [2, 4]
+    temperature = problem.cost.temperature_ms
+    if temperature == 0.0 or devices == 1:
+        return times[0]
+    bound = times[0] + temperature * np.log1p((devices - 1) * np.exp((times[1] - times[0]) / temperature))
+    if (problem.single_ms == problem.single_ms[:, :, :1]).all() and np.isfinite(blocked).all():
+        bound = np.maximum(bound, _counting_bounds(problem))
+    return bound
+
+
+def _counting_bounds(problem: ShardingProblem) -> Array:
+    """[4], smooth max of the k largest groups spread evenly in number, the best of all k."""
+    devices = len(problem.devices)
+    temperature = problem.cost.temperature_ms
+    ranked = -np.sort(-problem.single_ms[:, :, 0], axis=1)  # [4, G]
+    few, more = np.divmod(np.arange(1, ranked.shape[1] + 1), devices)  # few each, and one more on so many devices
+    loads = torch.from_numpy(np.stack([ranked * few, ranked * (few + 1)]))  # [2, 4, G]
+    low, high = problem.cost.times_ms(loads).numpy()
+    high = np.where(more > 0, high, low)
+    on_high = np.where(more > 0, more, devices)
+    smooth = high + temperature * np.log(on_high + (devices - on_high) * np.exp((low - high) / temperature))
+    return smooth.max(axis=1)
 
 
 def makespan_bound(loads: Array) -> float:

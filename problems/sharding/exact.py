@@ -106,17 +106,37 @@ def _close_additive(problem: ShardingProblem, search: PlanSearch, bound: float, 
 
 
 def _close_fused(problem: ShardingProblem, search: PlanSearch, bound: float, deadline: float) -> float:
-    """Level bound and local search in turns; a better plan sharpens the bound's tangents."""
-    from problems.sharding.level_bound import LevelProgram
+    """Level bounds and local search in turns.
 
-    program = LevelProgram(problem, search.best)
-    slice_seconds = 1.0
+    Every form of the bound gets a short slice; those far behind the best are dropped, the others go on. A better plan
+    gives the weighted forms better weights, so they start afresh from it.
+    """
+    from problems.sharding.level_bound import Form, LevelProgram
+
+    forms = list(Form)
+    programs: dict[Form, LevelProgram] = {}
+    known = math.inf
+    slice_seconds = 0.5
     quiet = 0
-    while search.best_value > bound * (1.0 + ENOUGH_GAP) and (left := deadline - time.perf_counter()) > 0.05:
+    while search.best_value > bound * (1.0 + ENOUGH_GAP) and deadline - time.perf_counter() > 0.05:
         before = (search.best_value, bound)
-        bound = max(bound, program.run(seconds=min(slice_seconds, 0.6 * left), gap=ENOUGH_GAP))
-        search.run(seconds=min(slice_seconds, deadline - time.perf_counter()))
-        program.offer(search.best_value)
+        if search.best_value < known * (1.0 - 1e-3):
+            programs.clear()
+            known = search.best_value
+        bounds: dict[Form, float] = {}
+        for form in forms:
+            left = deadline - time.perf_counter()
+            if left < 0.05 or search.best_value <= bound * (1.0 + ENOUGH_GAP):
+                break
+            if form not in programs:
+                programs[form] = LevelProgram(problem, search.best, form)
+            programs[form].offer(search.best_value)
+            bounds[form] = programs[form].run(seconds=min(slice_seconds, left), gap=ENOUGH_GAP)
+            bound = max(bound, bounds[form])
+        if len(bounds) == len(forms):
+            forms = [form for form in forms if search.best_value - bounds[form] < 2.0 * (search.best_value - bound)]
+            forms = forms or [max(bounds, key=lambda form: bounds[form])]
+        search.run(seconds=min(slice_seconds, deadline - time.perf_counter()), target=bound * (1.0 + OPTIMAL_GAP))
         is_still = before[0] - search.best_value < 1e-5 * before[0] and bound - before[1] < 1e-4 * bound
         quiet = quiet + 1 if is_still else 0
         if quiet >= 3:

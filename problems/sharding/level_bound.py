@@ -1,9 +1,13 @@
 """Lower bound on the fused, non-convex cost: devices sorted into cache levels, a linear program over the levels.
 
-Let g_d be the forward plus backward compute time of device d, and T the temperature of the smooth max. By Hoelder's
-inequality the step time is at least
+The step time is a sum over phases p of smooth maxima of the times t_pd, with temperature T. Three forms bound it below:
 
-    F = 2 T log sum_d exp(g_d / (2 T)) + the bound of each comms phase alone.
+    weighted   sum_p sum_d w_pd (t_pd - T log w_pd), for any weights of sum 1 over the devices of each phase (convex
+               duality); tight where one heavy table rules. The weights are the smooth max's own at a known plan,
+               averaged over alike devices.
+    compute    the same for the compute phases only, plus the bound of each comms phase alone (which counts tables).
+    balanced   2 T log sum_d exp(g_d / (2 T)), g_d = compute time, both ways (Hoelder's inequality), plus the bound of
+               each comms phase alone; tight where all devices are as busy as each other.
 
 The load of a device is streamed + repeated * factor(S) with S the working set of the device; the product is what makes
 the cost non-convex. A device is at *level* k if low_k <= S <= high_k; then its load is at least the *sum* over its
@@ -11,18 +15,20 @@ groups of streamed + repeated * factor(max(low_k, own working set)). With x[t, k
 level k, and n_k their number, every plan satisfies
 
     sum_k x[t, k] = 1,    sum_k n_k = D,    low_k n_k <= sum_t S_t x[t, k] <= high_k n_k,    memory alike,
-    sum over devices of level k of exp(g_d / 2T)  >=  h_k >= n_k exp(g(U_k / n_k) / 2T),   U_k the loads at level k,
+    sum over devices of level k of G_d  >=  h_k >= n_k G(U_k / n_k),   U_k the loads at level k,
 
-the last by convexity of exp(g): the perspective of a convex function, under-estimated by tangents, which are linear and
-homogeneous in (U_k, n_k). Minimizing sum h_k over this polyhedron gives a bound; cutting planes make the tangents tight
-and the levels in use are split until the gap is small or the time is up. Devices that differ form classes of their own;
-of alike devices, the one that holds the heaviest group is a class by itself.
+with G = exp(g / 2T) in the balanced form and G = sum_p w_p t_p in the others, all convex in the loads: the perspective
+of a convex function, under-estimated by tangents, which are linear and homogeneous in (U_k, n_k). Minimizing sum h_k
+over this polyhedron gives a bound; cutting planes make the tangents tight and the levels in use are split until the gap
+is small or the time is up. Devices that differ form classes of their own; of alike devices, the one that holds the
+heaviest group is a class by itself.
 
 The value of every linear program is recomputed from its dual prices, so that tolerances cannot make it invalid.
 """
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
 import time
@@ -56,8 +62,8 @@ class Block:
         kind: class of devices.
         low: least working set of a device at this level.
         high: largest.
-        loads: [2, G] forward and backward load of each group at this level.
-        tangents: where the tangents are taken, each with loads [2], compute time g and its gradient [2].
+        loads: [3, G] forward, comms and backward load of each group at this level.
+        tangents: where the tangents are taken: loads [3], the weighted time g there and its gradient [3].
     """
 
     kind: int
@@ -67,23 +73,30 @@ class Block:
     tangents: list[tuple[Array, float, Array]] = field(default_factory=list)
 
 
+class Form(enum.StrEnum):
+    """Which of the bounds a program minimizes."""
+
+    WEIGHTED = "weighted"
+    COMPUTE = "compute"
+    BALANCED = "balanced"
+
+
 class LevelProgram:
     """The linear program for one problem with a `BoundFused` cost.
 
     Args:
         problem: its groups, devices and cost.
         choice: a known plan [G]; only better plans need to be bounded.
+        form: which bound.
         levels: levels of each class to begin with.
     """
 
-    def __init__(self, problem: ShardingProblem, choice: Index, *, levels: int = 8) -> None:
+    def __init__(self, problem: ShardingProblem, choice: Index, form: Form = Form.WEIGHTED, *, levels: int = 8) -> None:
         assert isinstance(problem.cost, BoundFused)
         self.problem = problem
         self.cost = problem.cost
         self.best = float(problem.objective(problem.design(choice)))
-        self.comms = float(phase_bounds(problem)[1:3].sum())
-        self.center = self.best - self.comms  # exponents are taken relative to it
-        self.scale = 2.0 * self.cost.temperature_ms
+        self.form = form
         self.weights = problem.group_weights.numpy()  # [6, G, D]
         self.groups = self.weights.shape[1]
         self.bound = -math.inf
@@ -91,8 +104,10 @@ class LevelProgram:
         self.heavy = np.unique(
             np.concatenate([np.argsort(-total)[:HEAVY], np.argsort(-self.weights[4].max(1))[:HEAVY]])
         )
-        self.plan_loads = problem.cost.loads_ms(features_of_choice(problem, choice[None])[0]).numpy()[[0, 3]].T
+        loads = problem.cost.loads_ms(features_of_choice(problem, choice[None])[0])
+        self.plan_loads = loads.numpy()[[0, 1, 3]].T  # [D, 3]
         self._make_classes()
+        self._weigh(problem.cost.times_ms(loads).numpy(), choice)
         self.blocks: list[Block] = []
         for kind, members in enumerate(self.kinds):
             own = self.weights[4, :, members[0]]
@@ -136,35 +151,71 @@ class LevelProgram:
             keys.setdefault(key, []).append(d)
         self.kinds: list[Index] = [np.array(members) for members in keys.values()]
         self.may = np.array([np.isfinite(blocked[:, members[0]]) for members in self.kinds])
+        self.heaviest: int | None = None
         if len(self.kinds) == 1 and len(self.kinds[0]) > 1 and self.groups:
-            heaviest = int(self.problem.single_ms.sum(0)[:, 0].argmax())
+            self.heaviest = int(self.problem.single_ms.sum(0)[:, 0].argmax())
             self.kinds = [self.kinds[0][:1], self.kinds[0][1:]]
             self.may = np.repeat(self.may, 2, axis=0)
-            self.may[1, heaviest] = False
+            self.may[1, self.heaviest] = False
+
+    def _weigh(self, times: Array, choice: Index) -> None:
+        """Weights of the phases in G, [C, 3] forward, comms, backward; and the constant that the form adds.
+
+        Args:
+            times: [4, D] phase times of the known plan.
+            choice: [G] the plan.
+        """
+        temperature = self.cost.temperature_ms
+        comms = float(phase_bounds(self.problem)[1:3].sum())
+        if self.form is Form.BALANCED:
+            self.phase_weights = np.tile([1.0, 0.0, 1.0], (len(self.kinds), 1))
+            self.constant = comms
+            self.scale = 2.0 * temperature
+            self.center = self.best - self.constant  # exponents are taken relative to it
+            return
+        share = np.exp((times - times.max(axis=1, keepdims=True)) / temperature)
+        share /= share.sum(axis=1, keepdims=True)
+        if self.heaviest is not None:  # its device goes first, as in the classes
+            device = int(choice[self.heaviest])
+            share[:, [0, device]] = share[:, [device, 0]]
+        even = np.zeros_like(share)
+        for members in self.kinds:
+            even[:, members] = share[:, members].mean(axis=1, keepdims=True)
+        entropy = -temperature * np.sum(even * np.log(np.maximum(even, 1e-300)), axis=1)  # [4]
+        first = [members[0] for members in self.kinds]
+        if self.form is Form.WEIGHTED:
+            self.phase_weights = np.stack([even[0], even[1] + even[2], even[3]], axis=1)[first]
+            self.constant = float(entropy.sum())
+        else:
+            self.phase_weights = np.stack([even[0], np.zeros_like(even[0]), even[3]], axis=1)[first]
+            self.constant = comms + float(entropy[0] + entropy[3])
+        self.scale = self.center = 1.0  # not used
 
     def _block(
         self, kind: int, low: float, high: float, tangents: list[tuple[Array, float, Array]] | None = None
     ) -> Block:
-        forward, backward, again_forward, again_backward, own, _ = self.weights[:, :, self.kinds[kind][0]]
+        forward, backward, again_forward, again_backward, own, comms = self.weights[:, :, self.kinds[kind][0]]
         hit = 1.0 / self.cost.model.cache_speedup
         factor = hit + (1.0 - hit) * self._share(np.maximum(own, low))
-        loads = np.stack([forward + again_forward * factor, backward + again_backward * factor])
+        loads = np.stack([forward + again_forward * factor, comms, backward + again_backward * factor])
         if tangents is None:
             mean = loads.sum(axis=1) / len(self.problem.devices)
-            tangents = self._tangents(np.concatenate([np.outer(FIRST_POINTS, mean), self.plan_loads]))
+            tangents = self._tangents(kind, np.concatenate([np.outer(FIRST_POINTS, mean), self.plan_loads]))
         return Block(kind, low, high, loads, list(tangents))
 
-    def _tangents(self, loads: Array) -> list[tuple[Array, float, Array]]:
-        """Compute time g of devices with loads [K, 2], and its gradient, point by point."""
-        u = torch.from_numpy(loads.T.copy()).requires_grad_()  # [2, K]
-        none = torch.zeros_like(u[0])
-        totals = self.cost.times_ms(torch.stack([u[0], none, none, u[1]]))[[0, 3]].sum(0)  # [K]
+    def _tangents(self, kind: int, loads: Array) -> list[tuple[Array, float, Array]]:
+        """Weighted time g of devices with loads [K, 3], and its gradient, point by point."""
+        u = torch.from_numpy(loads.T.copy()).requires_grad_()  # [3, K]
+        times = self.cost.times_ms(torch.stack([u[0], u[1], u[1], u[2]]))[[0, 1, 3]]
+        totals = (times * torch.from_numpy(self.phase_weights[kind])[:, None]).sum(0)  # [K]
         (gradient,) = torch.autograd.grad(totals.sum(), u)
         return list(zip(loads, totals.tolist(), gradient.T.numpy(), strict=True))
 
     def _tangent_row(self, block: Block, tangent: tuple[Array, float, Array]) -> Array | None:
-        """Row over (x, n, h) of the block: tangent of n exp(g(U / n) / scale) at a point, minus h, at most 0."""
+        """Row over (x, n, h) of the block: tangent of n G(U / n) at a point, minus h, at most 0; None if too steep."""
         point, g, slope = tangent
+        if self.form is not Form.BALANCED:
+            return np.concatenate([slope @ block.loads, [g - slope @ point, -1.0]])
         if (g - self.center) / self.scale > MAX_EXPONENT:
             return None
         height = math.exp((g - self.center) / self.scale)
@@ -195,8 +246,7 @@ class LevelProgram:
             rows.append(sp.csr_array(np.array(lines)))
             size = len(self.kinds[block.kind])
             fits = self.may[block.kind] & (own <= block.high)
-            top = size * math.exp(min((self.best - self.comms - self.center) / self.scale, 600.0))
-            upper.append(np.concatenate([fits.astype(float), [size, top]]))
+            upper.append(np.concatenate([fits.astype(float), [size, size * self._height(self.best - self.constant)]]))
             assign.append(sp.hstack([sp.eye_array(groups), sp.csr_array((groups, 2))]))
             share[block.kind, b * (groups + 2) + groups] = 1.0
         a_ub = sp.csr_array(sp.block_diag(rows))
@@ -223,27 +273,34 @@ class LevelProgram:
         prices = np.minimum(np.asarray(answer.ineqlin.marginals), 0.0)
         reduced = costs - a_ub.T @ prices - a_eq.T @ answer.eqlin.marginals
         safe = float(b_eq @ answer.eqlin.marginals + np.minimum(reduced, 0.0) @ top)
+        parts = np.asarray(answer.x).reshape(len(self.blocks), groups + 2)
+        if self.form is not Form.BALANCED:
+            self.bound = max(self.bound, min(self.constant + safe, self.best))
+            return [(part[:groups], float(part[groups]), float(part[-1])) for part in parts]
         if safe > 1e-12:
-            value = self.comms + self.center + self.scale * math.log(safe)
+            value = self.constant + self.center + self.scale * math.log(safe)
             self.bound = max(self.bound, min(value, self.best))
         # Keep the exponents near 1 for the next program: h is measured relative to the center.
         estimate = self.center + self.scale * math.log(max(answer.fun, 1e-12))
         shift, self.center = estimate - self.center, estimate
-        parts = np.asarray(answer.x).reshape(len(self.blocks), groups + 2)
         return [(part[:groups], float(part[groups]), float(part[-1]) * math.exp(-shift / self.scale)) for part in parts]
 
     def _cut(self, solution: list[tuple[Array, float, float]]) -> bool:
-        """Add tangents at the loads of the solution where they are violated; False if none is, to 2e-3 in exp."""
+        """Add tangents at the loads of the solution where they are violated; False if none is by more than a little."""
         found = False
+        tolerance = 2e-3 if self.form is Form.BALANCED else 1e-5 * self.best
         for block, (x, count, height) in zip(self.blocks, solution, strict=True):
             if count < 1e-7:
                 continue
-            (tangent,) = self._tangents((block.loads @ x / count)[None])
-            true = count * math.exp(min((tangent[1] - self.center) / self.scale, 600.0))
-            if true > height + 2e-3:
+            (tangent,) = self._tangents(block.kind, (block.loads @ x / count)[None])
+            if count * self._height(tangent[1]) > height + tolerance:
                 block.tangents.append(tangent)
                 found = True
         return found
+
+    def _height(self, g: float) -> float:
+        """G of a device with weighted time g."""
+        return g if self.form is not Form.BALANCED else math.exp(min((g - self.center) / self.scale, 600.0))
 
     def _split(self, solution: list[tuple[Array, float, float]]) -> bool:
         """Halve (in the cache factor) the levels that the solution uses; False if all are fine."""
