@@ -6,6 +6,7 @@
 | local     | M                       | of E f(x*(c + Gumbel)), by exact expectation over one choice at a time   |
 | perturbed | M                       | J(c)^T E grad f, leave-one-out; J the Jacobian of E x*(c + normal noise)   |
 | score     | M                       | of E f(x*(c + normal noise)), by values alone                            |
+| imitation | M                       | of the Fenchel-Young loss towards designs of earlier runs                |
 | identity  | 1                       | - grad f(x*(c)), less its part along c                                   |
 
 The loss is f over the family's scale. Padded entries have gradient zero and take no noise.
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from solvers.fanout import MapPool
+from surco.errors import InvalidInputError
 from surco.instance_family import Batch, Family, Features, Instance
 
 MOVES = 8  # of the descent that teaches
@@ -40,6 +42,7 @@ class Step:
         samples: M.
         sigma: size of the noise.
         pool: for the oracle calls.
+        targets: [B, *design shape], designs to imitate; only for ``imitation``.
     """
 
     family: Family
@@ -50,6 +53,7 @@ class Step:
     samples: int
     sigma: float
     pool: MapPool | None
+    targets: Tensor | None = None
 
     def solve(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         """Vertices of costs [B, M, ...]."""
@@ -183,8 +187,26 @@ def identity(step: Step) -> tuple[Tensor, Tensor]:
     return _mean(values.detach(), has_point), -slope.reshape(costs.shape)
 
 
+def imitation(step: Step) -> tuple[Tensor, Tensor]:
+    """Fenchel-Young gradient y - E x*(c + noise) towards the targets y, see :class:`surco.estimators.FenchelYoung`."""
+    if step.targets is None:
+        raise InvalidInputError("Expected `runs`, whose designs are to be imitated, together with `imitation`.")
+    costs, _, _, x, has_point = _sampled(step)
+    count = has_point.sum(-1).clamp(min=1)
+    mean = x.sum(1) / count.reshape(-1, *[1] * (costs.ndim - 1))  # x is zero without a point
+    is_known = has_point.any(-1).reshape(-1, *[1] * (costs.ndim - 1))
+    return _mean(step.values(x), has_point), torch.where(is_known, step.targets - mean, 0.0)
+
+
 GRADIENTS: Mapping[str, Gradient] = MappingProxyType(
-    {"descent": descent, "local": local, "perturbed": perturbed, "score": score, "identity": identity}
+    {
+        "descent": descent,
+        "local": local,
+        "perturbed": perturbed,
+        "score": score,
+        "identity": identity,
+        "imitation": imitation,
+    }
 )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from solvers.fanout import MapPool
 from surco import checkpoint as checkpoints
 from surco.bridge import to_torch
 from surco.errors import InvalidInputError, ResumeError
-from surco.instance_family import Batch, Family, Instance, Split, collate, family
+from surco.instance_family import VARIABLES, Batch, Family, Instance, Split, collate, family
+from surco.registry import from_spec
+from surco.result import Result
 from surco.training.adam import Adam
 from surco.training.config import TrainConfig
 from surco.training.gradients import GRADIENTS, Step
 from surco.training.journal import Journal
 from surco.training.prior import Prior
 
+TARGET = "target"  # feature of a logged run: its design
 LEAST_SHARE = 0.05  # of the step size at the end
 DEFAULT_STEPS = 1000
 LANDSCAPE = "landscape"  # not a gradient through the oracle: regression on measurements
@@ -39,6 +43,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     start: Prior | str | Path | None = None,
+    runs: Iterable[Result | str | Path] | None = None,
     pool: MapPool | None = None,
     progress: Progress | None = None,
     **config: Any,
@@ -57,6 +62,8 @@ def train(
         out: folder for checkpoint, log (``log.jsonl``) and the prior.
         resume: go on from the checkpoint in ``out``, if there is one.
         start: a prior whose weights to start from.
+        runs: results, or folders or files of saved ones, whose problems are the training instances and whose designs
+            are imitated (gradient ``imitation``): a start for SurCo training from logged runs.
         pool: an object with ``map`` (processes, Ray) over which the oracle calls of a batch fan out.
         progress: called with each line of the log.
         config: see :class:`TrainConfig`.
@@ -72,7 +79,9 @@ def train(
             raise InvalidInputError(f"Expected `{name}` > 0, got {value!r}.")
     if steps is None and seconds is None:
         steps = DEFAULT_STEPS
-    chosen = settings.gradient or source.gradient
+    chosen = settings.gradient or ("imitation" if runs is not None else source.gradient)
+    if (runs is not None) != (chosen == "imitation"):
+        raise InvalidInputError(f"Expected `runs` together with the gradient `imitation`, got gradient `{chosen}`.")
     if chosen not in (*GRADIENTS, LANDSCAPE):
         known = ", ".join((*GRADIENTS, LANDSCAPE))
         raise InvalidInputError(f"Expected `gradient` to be one of {known}, got {chosen!r}.")
@@ -83,6 +92,8 @@ def train(
     torch.set_num_threads(settings.threads)
     try:
         run = _Run(source, settings, chosen, steps, seconds, seed, folder, pool, progress)
+        if runs is not None:
+            run.imitate(runs)
         if start is not None:
             from surco.training.prior import as_prior
 
@@ -125,6 +136,7 @@ class _Run:
         self.best_step = 0
         self.stale = 0
         self.best_weights = self._weights()
+        self.logged: list[Instance] = []
         self.is_finished = False
         self.spent = {"forward_backward": 0.0, "gradient": 0.0, "validation": 0.0}
         self.journal = Journal(folder, progress, has_tensorboard=settings.tensorboard)
@@ -134,7 +146,7 @@ class _Run:
     def go(self) -> Prior:
         begun = time.perf_counter()
         clock = begun
-        train_set = [self.family.sample(Split.TRAIN, seed=k) for k in range(self.settings.instances)]
+        train_set = self.logged or [self.family.sample(Split.TRAIN, seed=k) for k in range(self.settings.instances)]
         check = [self.family.sample(Split.VALIDATION, seed=k) for k in range(self.settings.validation)]
         references = [self.family.reference(instance.problem) for instance in check]
         drawing = time.perf_counter() - begun
@@ -196,7 +208,9 @@ class _Run:
             return self._fit(batch, generator)
         costs = self._costs(batch)
         middle = time.perf_counter()
-        step = Step(self.family, batch, chosen, costs.detach(), generator, s.samples, s.sigma, self.pool)
+        targets = batch.features.get(TARGET)
+        pool = None if self.logged else self.pool  # a worker draws its instance again, and these were not drawn
+        step = Step(self.family, batch, chosen, costs.detach(), generator, s.samples, s.sigma, pool, targets)
         with torch.no_grad():
             loss, grad = GRADIENTS[self.gradient](step)
         self._synchronize()
@@ -275,6 +289,22 @@ class _Run:
         self.spent["validation"] += time.perf_counter() - begun
         self.journal.write(step=self.step, seconds=round(self.elapsed, 3), loss=loss, regret=regret, best=self.best)
 
+    def imitate(self, runs: Iterable[Result | str | Path]) -> None:
+        """Make the problems of logged runs the training instances, with their designs as a feature.
+
+        Raises:
+            InvalidInputError: a run without a spec, or of a problem that the family cannot describe.
+        """
+        for k, run in enumerate(runs):
+            data = run.to_json() if isinstance(run, Result) else _read(Path(run))
+            problem = from_spec(data["spec"])
+            features = self.family.features(problem)
+            shape = features[VARIABLES].shape
+            features = {**features, TARGET: torch.tensor(data["x"], dtype=torch.float64).reshape(shape)}
+            self.logged.append(Instance(problem, features, Split.TRAIN, k))
+        if not self.logged:
+            raise InvalidInputError("Expected at least one run to imitate, got none.")
+
     # ------------------------------------------------------------------ checkpoint
 
     def _weights(self) -> dict[str, Tensor]:
@@ -335,3 +365,13 @@ class _Run:
             )
         self.network.load_state_dict(prior.network.state_dict())
         self.best_weights = self._weights()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A saved result: its file, or the folder of ``result.json``."""
+    file = path / "result.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        return {"spec": data["spec"], "x": data["x"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"Expected a saved result at `{file}`: {error}. Try `result.save(folder)`.") from error

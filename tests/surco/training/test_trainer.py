@@ -123,3 +123,25 @@ def test_early_stopping_ends_a_run_that_does_not_improve():
     prior = train(GRID, steps=10**6, step_size=1e-12, patience=2, **{**FAST, "validate_every": 1})
     assert prior.training["steps"] < 50
     assert time.monotonic() - begun < 60
+
+
+def test_imitation_of_logged_exact_runs_teaches_a_network_that_starts_wrong(tmp_path):
+    source = family("paths/grid-10-paper-v0")
+    network = {"hidden": 16}
+    spoiled = train(source, steps=1, patience=1, network=network, instances=4, validation=2, step_size=1e-9)
+    with torch.no_grad():
+        spoiled.network.graph[-1].bias.add_(torch.tensor([0.0, -1.5]))
+    folders = []
+    for seed in range(24):
+        result = surco.solve(source.sample("train", seed=seed).problem, "exact", seconds=5)
+        result.save(tmp_path / str(seed))
+        folders.append(tmp_path / str(seed))
+    log = []
+    config = {"batch": 8, "samples": 8, "sigma": 0.2, "validation": 24, "validate_every": 20, "step_size": 1e-2}
+    train(source, steps=80, start=spoiled, runs=folders, network=network, progress=log.append, **config)
+    assert log[0]["regret"] > 0.05
+    assert min(line["regret"] for line in log) < 0.5 * log[0]["regret"]
+    with pytest.raises(InvalidInputError, match="together"):
+        train(source, steps=1, gradient="imitation")
+    with pytest.raises(InvalidInputError, match="saved result"):
+        train(source, steps=1, runs=[tmp_path / "nothing"])
