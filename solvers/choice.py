@@ -102,6 +102,7 @@ class MultipleChoiceOracle:
         if self._allowed.shape != (n,):
             raise ValueError(f"Expected `allowed` of shape [{n}], got {list(self._allowed.shape)}.")
         self._seconds = seconds
+        self._membership: Any = sp.csr_array((np.ones(n), (self._labels, np.arange(n))))
         self._build(sizes)
 
     def _build(self, sizes: NDArray[np.int64]) -> None:
@@ -152,9 +153,8 @@ class MultipleChoiceOracle:
 
     def _rule_violation(self, points: Array) -> Array:
         flat = points.reshape(-1, self.n)
-        sums = np.zeros((len(self._group_start) - 1, len(flat)))
-        np.add.at(sums, self._labels, flat.T)
-        worst = away(sums.T, np.ones(len(sums)))
+        sums = (self._membership @ flat.T).T
+        worst = away(sums, np.ones(sums.shape[1]))
         if self._usage.shape[0]:
             load = (self._usage @ flat.T).T
             worst = np.maximum(worst, above(load, self._capacities))
@@ -164,10 +164,9 @@ class MultipleChoiceOracle:
 
     def polyhedron(self) -> Polyhedron:
         """The same feasible set as arrays of a MILP."""
-        choice: Any = sp.csr_array((np.ones(self.n), (self._labels, np.arange(self.n))))
-        ones = np.ones(choice.shape[0])
+        ones = np.ones(len(self._group_start) - 1)
         return Polyhedron.from_arrays(
-            sp.vstack([choice, self._usage]),
+            sp.vstack([self._membership, self._usage]),
             np.concatenate([ones, self._minimums]),
             np.concatenate([ones, self._capacities]),
             0.0,

@@ -6,7 +6,9 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import breadth_first_order
 
 from solvers.oracle import Array, OracleBatch, Status
 from solvers.points import as_points, not_binary, settle
@@ -68,6 +70,12 @@ class ShortestPathOracle:
         self._source, self._target = index[source], index[target]
         self._tail = np.array([index[edge[0]] for edge in self.edges], np.int64)
         self._head = np.array([index[edge[1]] for edge in self.edges], np.int64)
+        ones, columns, shape = np.ones(self.n), np.arange(self.n), (len(self.nodes), self.n)
+        self._leaves = sp.csr_array((ones, (self._tail, columns)), shape=shape)
+        self._enters = sp.csr_array((ones, (self._head, columns)), shape=shape)
+        starts = np.searchsorted(np.sort(self._tail), np.arange(len(self.nodes) + 1))
+        by_tail = self._head[np.argsort(self._tail, kind="stable")]
+        self._may_have_cycles = not self.is_directed or _topological_order(starts, by_tail, len(self.nodes)) is None
         self._build()
 
     def _build(self) -> None:
@@ -114,30 +122,26 @@ class ShortestPathOracle:
         Raises:
             ValueError: x is not a path.
         """
-        walk = self._walk(np.asarray(x, dtype=np.float64))
-        if walk is None:
+        point = np.asarray(x, dtype=np.float64)
+        if point.shape != (self.n,) or self.violation(np.rint(point)) > 0:
             raise ValueError("Expected a simple path from source to target; `violation(x)` says how far off x is.")
-        return [self.nodes[node] for node in walk]
+        return [self.nodes[node] for node in self._walk(point)]
 
     def violation(self, x: Array) -> Array:
         """Distance from {0, 1} or of a node's balance, or edges that are not on the path; [..., n] -> [...]."""
         points, finite = as_points(x, self.n)
         flat = points.reshape(-1, self.n)
         worst = np.maximum(not_binary(flat), self._imbalance(flat))
-        for row in np.flatnonzero(worst == 0.0):  # right degrees: only a separate cycle can be wrong now
-            walk = self._walk(flat[row])
-            used = round(float(flat[row].sum()))
-            worst[row] = used if walk is None else used - (len(walk) - 1)
+        right = np.flatnonzero(worst == 0.0)  # right degrees: only a separate cycle can be wrong now
+        if right.size and self._may_have_cycles:
+            worst[right] = self._off_the_path(flat[right] > 0.5)
         return settle(finite, worst.reshape(points.shape[:-1]))
 
     def _imbalance(self, flat: Array) -> Array:
         """Largest violation of a degree rule at a node; flat [B, n] -> [B]."""
-        count = len(self.nodes)
-        leaving, entering = np.zeros((count, len(flat))), np.zeros((count, len(flat)))
-        np.add.at(leaving, self._tail, flat.T)
-        np.add.at(entering, self._head, flat.T)
-        wanted = np.zeros((count, 1))
+        leaving, entering = self._leaves @ flat.T, self._enters @ flat.T
         if self.is_directed:
+            wanted = np.zeros((len(self.nodes), 1))
             wanted[self._source], wanted[self._target] = 1.0, -1.0
             balance = np.abs(leaving - entering - wanted)
             return np.maximum(balance, np.maximum(leaving, entering) - 1.0).max(axis=0)
@@ -147,22 +151,37 @@ class ShortestPathOracle:
         inner[ends] = np.abs(degree[ends] - 1.0)
         return inner.max(axis=0)
 
-    def _walk(self, x: Array) -> list[int] | None:
-        """Follow the chosen edges from the source; None if they do not lead to the target."""
-        exits: dict[int, list[tuple[int, int]]] = {}
+    def _off_the_path(self, chosen: NDArray[np.bool_]) -> Array:
+        """Number of edges that a walk from the source does not meet, [B, n] with right degrees -> [B]."""
+        batch = len(chosen)
+        rows, columns = np.nonzero(chosen)
+        # Sum of the nodes that the chosen edges of a node lead to: in an undirected path, less where one came from.
+        onward = np.zeros((batch, len(self.nodes)), np.int64)
+        np.add.at(onward, (rows, self._tail[columns]), self._head[columns])
+        if not self.is_directed:
+            np.add.at(onward, (rows, self._head[columns]), self._tail[columns])
+        left = chosen.sum(axis=1)
+        every = np.arange(batch)
+        node, before = np.full(batch, self._source), np.zeros(batch, np.int64)
+        for _ in range(int(left.max(initial=0))):
+            moving = node != self._target
+            ahead = onward[every, node] - (0 if self.is_directed else before)
+            node, before = np.where(moving, ahead, node), np.where(moving, node, before)
+            left = left - moving
+        return left.astype(np.float64)
+
+    def _walk(self, x: Array) -> list[int]:
+        """Nodes of a path x [n]."""
+        exits: dict[int, list[int]] = {}
         for column in np.flatnonzero(x > 0.5):
             tail, head = int(self._tail[column]), int(self._head[column])
-            exits.setdefault(tail, []).append((head, int(column)))
+            exits.setdefault(tail, []).append(head)
             if not self.is_directed:
-                exits.setdefault(head, []).append((tail, int(column)))
-        walk, seen, column = [self._source], {self._source}, -1
+                exits.setdefault(head, []).append(tail)
+        walk = [self._source]
         while walk[-1] != self._target:
-            onward = [(node, edge) for node, edge in exits.get(walk[-1], []) if edge != column]
-            if len(onward) != 1 or onward[0][0] in seen:
-                return None
-            node, column = onward[0]
+            (node,) = [node for node in exits[walk[-1]] if len(walk) < 2 or node != walk[-2]]
             walk.append(node)
-            seen.add(node)
         return walk
 
     def _solve(self, costs: Array) -> tuple[Array, Failures]:
@@ -206,9 +225,6 @@ class ShortestPathOracle:
 
 def _reach(tail: NDArray, head: NDArray, root: int, count: int) -> NDArray[np.bool_]:
     """Nodes that can be reached from ``root`` over arcs tail -> head."""
-    import scipy.sparse as sp
-    from scipy.sparse.csgraph import breadth_first_order
-
     graph = sp.csr_array((np.ones(len(tail)), (tail, head)), shape=(count, count))
     reached = np.zeros(count, bool)
     reached[breadth_first_order(graph, root, return_predecessors=False)] = True

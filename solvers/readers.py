@@ -49,7 +49,10 @@ def _read_file(path: Path) -> Polyhedron:
         model.readProblem(str(path))
     except OSError as error:  # SCIP reports a syntax error as an input error without a place
         raise ValueError(f"SCIP cannot read {path}: {error}. Is it a well-formed MPS or LP file?") from error
-    return _read_scip(model)
+    polyhedron = _read_scip(model)
+    if polyhedron.n == 0:  # SCIP reads a text that is no model as an empty one
+        raise ValueError(f"Expected a model with variables in {path}, got none. Is it a well-formed MPS or LP file?")
+    return polyhedron
 
 
 def _read_scip(model: Any) -> Polyhedron:
