@@ -143,6 +143,7 @@ def nonlinear(names: Iterable[str], *, seconds: float, tolerance: float) -> Iter
     """SurCo and its rivals on costs that are not linear, the same wall seconds each; CPU seconds are reported."""
     import surco
     from problems.planning.domain import DOMAIN
+    from surco.errors import NoDesignError
 
     for name in names:
         for objective in ("bulk", "delay", "loss", "power"):
@@ -156,7 +157,11 @@ def nonlinear(names: Iterable[str], *, seconds: float, tolerance: float) -> Iter
                 if method == "slp" and not problem.is_differentiable:
                     row[method] = None
                     continue
-                result = surco.solve(problem, method, seconds=seconds, seed=0)
+                try:
+                    result = surco.solve(problem, method, seconds=seconds, seed=0)
+                except NoDesignError:
+                    row[method] = None
+                    continue
                 row[method], row[method + "_cpu_s"] = result.value, result.stats.cpu_seconds
                 if result.bound is not None:
                     bound = max(bound, result.bound)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
@@ -20,7 +22,7 @@ class ColdChecker:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._scenarios = [network.scenarios[s] for s in binding_scenarios(network)]
-        self._models: dict[int, tuple[sparse.csr_matrix, Array, sparse.csr_matrix]] = {}
+        self._models: dict[int, tuple[Any, Array, Any]] = {}
         self._first = 0
         self.n_lps = 0
 
@@ -46,9 +48,9 @@ class ColdChecker:
         room = room if network.is_symmetric else np.r_[room, room]
         self.n_lps += 1
         result = linprog(np.zeros(balance.shape[1]), A_ub=use, b_ub=room, A_eq=balance, b_eq=wanted, method="highs-ds")
-        return result.status == 0
+        return bool(result.status == 0)
 
-    def _model(self, s: int) -> tuple[sparse.csr_matrix, Array, sparse.csr_matrix]:
+    def _model(self, s: int) -> tuple[Any, Array, Any]:
         network = self._network
         n_edges, n_nodes = len(network.edges), len(network.is_transit)
         sources, targets = _by_source(self._scenarios[s].demand, is_symmetric=network.is_symmetric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from problems.planning.network import Array, Network
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _SHOWN = 6
 
 
-def node_set_in_words(network: Network, inside: Array) -> str:
+def node_set_in_words(network: Network, inside: NDArray[np.bool_]) -> str:
     """The smaller side of a node set [N] bool, by name."""
     if inside.sum() > len(inside) / 2:
         inside = ~inside
@@ -55,7 +56,7 @@ def cut_in_words(network: Network, cut: MetricCut, capacities: Array) -> str:
     )
 
 
-def _sweep_sets(network: Network, cut: MetricCut) -> list[Array]:
+def _sweep_sets(network: Network, cut: MetricCut) -> list[NDArray[np.bool_]]:
     """Node sets that the cut suggests: balls around each node under its weights as lengths."""
     from problems.planning.routing import distances
 
@@ -65,7 +66,7 @@ def _sweep_sets(network: Network, cut: MetricCut) -> list[Array]:
     alive = np.bincount(network.link_edge, network.scenarios[cut.scenario].alive, len(network.edges)) > 0
     per_edge = np.where(np.isfinite(per_edge), per_edge, np.where(alive, 0.0, np.inf))
     table = distances(n_nodes, network.edges, np.vstack([per_edge, per_edge]), network.is_transit)
-    sets: dict[bytes, Array] = {}
+    sets: dict[bytes, NDArray[np.bool_]] = {}
     for center in range(n_nodes):
         for radius in np.unique(np.round(table[center][np.isfinite(table[center])], 9)):
             inside = table[center] <= radius + 1e-9

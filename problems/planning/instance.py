@@ -204,7 +204,15 @@ def shared_risk_failures(groups: Mapping[str, Iterable[str]], *, of: str = "fibe
     """One failure per group of ``of`` ("links", "fibers" or "nodes"): name -> members."""
     if of not in ("links", "fibers", "nodes"):
         raise InvalidInputError(f'Expected `of` to be "links", "fibers" or "nodes", got {of!r}.')
-    return tuple(Failure(name, **{of: tuple(members)}) for name, members in groups.items())
+    return tuple(
+        Failure(
+            name,
+            links=tuple(members) if of == "links" else (),
+            fibers=tuple(members) if of == "fibers" else (),
+            nodes=tuple(members) if of == "nodes" else (),
+        )
+        for name, members in groups.items()
+    )
 
 
 def _check(instance: PlanningInstance) -> None:

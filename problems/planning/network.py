@@ -120,7 +120,9 @@ class Network:
 
     def edge_capacities(self, capacities: Array, scenario: Scenario) -> Array:
         """[m] link capacities -> [e] summed over the parallel links that are up."""
-        return np.bincount(self.link_edge, np.where(scenario.alive, capacities, 0.0), len(self.edges))
+        return np.bincount(self.link_edge, np.where(scenario.alive, capacities, 0.0), len(self.edges)).astype(
+            np.float64
+        )
 
 
 def compile_instance(instance: PlanningInstance) -> Network:

@@ -168,7 +168,9 @@ class ExpectedLoss:
     is_differentiable: bool = field(default=True, init=False)
     _probability: Array = field(init=False, repr=False)
     _load: Array = field(init=False, repr=False)  # [S, 2 m]
-    _flows: tuple[NDArray[np.int64], NDArray[np.int64], Array] = field(init=False, repr=False)  # state [P], arcs [P, depth], Gbps [P]
+    _flows: tuple[NDArray[np.int64], NDArray[np.int64], Array] = field(
+        init=False, repr=False
+    )  # state [P], arcs [P, depth], Gbps [P]
     _lost_always: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -245,7 +247,9 @@ def _prepare_loss(self: ExpectedLoss) -> None:
         set_field(self, "weight", 0.25 * float(network.cost @ tight.numpy()) / max(loss, 1e-12))
 
 
-def _shortest_arcs(network: Network, alive: NDArray[np.bool_], demand: Array) -> tuple[list[tuple[list[int], float]], float]:
+def _shortest_arcs(
+    network: Network, alive: NDArray[np.bool_], demand: Array
+) -> tuple[list[tuple[list[int], float]], float]:
     """(arcs, Gbps) of every demand on its shortest path, arc l forward and m + l backward; and Gbps without a path."""
     from problems.planning.routing import shortest_path_tree
 

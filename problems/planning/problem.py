@@ -94,7 +94,7 @@ class PlanningProblem:
         """The decomposition; it goes on where an earlier call stopped."""
         if start is not None:
             self.engine.offer_checked(to_numpy(start))
-        bounds = self.engine.run(seconds)
+        bounds = self.engine.run(_with_margin(seconds))
         best = self.engine.best
         return Exact(
             None if best is None else to_torch(best),
@@ -172,6 +172,11 @@ class PlanningProblem:
         return self._judge(self.plan(x))
 
 
+def _with_margin(seconds: float | None) -> float | None:
+    """A little less than the caller's limit: the last step of a run may take longer than what is left."""
+    return None if seconds is None else max(0.05, 0.85 * seconds - 0.05)
+
+
 class NonlinearPlanning(PlanningProblem):
     """The same plans under a cost that is not linear; see :mod:`problems.planning.objectives`.
 
@@ -224,12 +229,14 @@ class ProgrammedPlanning(NonlinearPlanning):
         """Decomposition of the piecewise-linear program; it goes on where an earlier call stopped."""
         n, network = self.network.n, self._program_network
         if self._program is None:
-            self._program = Decomposition(network, tolerance=self.tolerance, constant=self._constant)
+            self._program = Decomposition(
+                network, tolerance=self.tolerance, constant=self._constant, cutset_size=4, most_cutsets=500
+            )
         if start is not None:
             wide = np.zeros(network.n)
             wide[:n] = to_numpy(start)
             self._program.offer_checked(network.complete(wide))
-        bounds = self._program.run(seconds)
+        bounds = self._program.run(_with_margin(seconds))
         best = self._program.best
         return Exact(
             None if best is None else to_torch(best[:n]),
