@@ -32,9 +32,9 @@ from problems.photonics.simulator import Simulator
 
 logger = logging.getLogger("gpu_photonics")
 CASES: dict[str, tuple[str, float, tuple[int, ...], int]] = {
-    "bend-40nm": ("bend", 40.0, (16, 128, 512, 2048), 3),
-    "wdm-40nm": ("wdm", 40.0, (16, 64, 256), 2),
-    "bend-10nm": ("bend", 10.0, (4, 16, 32, 64), 1),
+    "bend-40nm": ("bend", 40.0, (16, 512, 2048, 4096), 3),
+    "wdm-40nm": ("wdm", 40.0, (16, 256, 1024, 1536), 2),
+    "bend-10nm": ("bend", 10.0, (4, 32, 64, 128), 1),
 }
 GOALS = {"bend-40nm": 60_000, "wdm-40nm": 15_000, "bend-10nm": 2_500}
 

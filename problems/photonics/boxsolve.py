@@ -137,7 +137,7 @@ def leaf_factor(diagonal: Tensor, stencil: Tensor, edge: Tensor, backend: Backen
 
 
 def merge_factor(
-    schur: Tensor, merge: Merge, diagonal: Tensor, chain: Tensor, backend: Backend
+    schur: Tensor, merge: Merge, diagonal: Tensor, chain: Tensor, ends: Tensor, backend: Backend
 ) -> tuple[Tensor, Tensor]:
     """Merge pairs of regions and eliminate their separators.
 
@@ -146,6 +146,7 @@ def merge_factor(
         merge: the level.
         diagonal: [T, p_x, p_y, s] of the separator cells.
         chain: [s, s], -1 next to the diagonal.
+        ends: [s, 2], -1 where the last and the first separator cell meet the merged boundary.
         backend: how to solve.
 
     Returns:
@@ -158,9 +159,6 @@ def merge_factor(
     own = first[..., shared, shared] + q_rows[..., cut : cut + s].flip(-1)
     own += chain
     own.diagonal(dim1=-2, dim2=-1).add_(diagonal)
-    ends = schur.new_zeros((s, 2))
-    ends[s - 1, 0] = -1.0
-    ends[0, 1] = -1.0
     ends = ends.expand(*own.shape[:-1], 2)
     side = torch.cat(
         [q_rows[..., :cut], ends[..., :1], first[..., shared, rest], ends[..., 1:], q_rows[..., cut + s :]], -1
@@ -210,7 +208,7 @@ class BoxPlan:
         order: [cells] flat positions: leaves, separators, ring.
         place: [cells] inverse of ``order``.
         sizes: cells of each part of ``order``.
-        leaf_stencil: [m, m]; chains: [s, s] for each level; leaf_edge: [b].
+        leaf_stencil: [m, m]; chains: [s, s] and ends: [s, 2] for each level; leaf_edge: [b].
     """
 
     plan: Plan
@@ -219,6 +217,7 @@ class BoxPlan:
     sizes: tuple[int, ...]
     leaf_stencil: Tensor
     chains: tuple[Tensor, ...]
+    ends: tuple[Tensor, ...]
     leaf_edge: Tensor
 
     @classmethod
@@ -234,14 +233,17 @@ class BoxPlan:
                 for u, v in ((x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):
                     if 0 <= u < mx and 0 <= v < my:
                         stencil[x, y, u, v] = -1.0
-        chains = []
+        chains, ends = [], []
         for merge in plan.merges:
+            tips = torch.zeros(merge.separator, 2, dtype=dtype)
+            tips[-1, 0], tips[0, 1] = -1.0, -1.0
+            ends.append(tips.to(device))
             line = torch.full((merge.separator - 1,), -1.0, dtype=dtype)
             chains.append((torch.diag(line, 1) + torch.diag(line, -1)).to(device))
         sizes = (plan.leaf_cells.size, *(merge.cells.size for merge in plan.merges), plan.ring.size)
         return cls(
             plan, order.to(device), place.to(device), sizes, stencil.reshape(mx * my, mx * my).to(device),
-            tuple(chains), torch.from_numpy(plan.leaf_edge).to(device),
+            tuple(chains), tuple(ends), torch.from_numpy(plan.leaf_edge).to(device),
         )  # fmt: skip
 
 
@@ -261,8 +263,8 @@ def factor_box(diagonal: Tensor, box: BoxPlan, backend: Backend) -> tuple[Factor
     grid = plan.leaf_cells.shape
     leaf, schur = leaf_factor(parts[0].reshape(rows, *grid), box.leaf_stencil, box.leaf_edge, backend)
     operators = []
-    for merge, part, chain in zip(plan.merges, parts[1:-1], box.chains, strict=True):
-        operator, schur = merge_factor(schur, merge, part.reshape(rows, *merge.cells.shape), chain, backend)
+    for merge, part, chain, ends in zip(plan.merges, parts[1:-1], box.chains, box.ends, strict=True):
+        operator, schur = merge_factor(schur, merge, part.reshape(rows, *merge.cells.shape), chain, ends, backend)
         operators.append(operator)
     return Factors(leaf, tuple(operators)), schur[:, 0, 0]
 
