@@ -64,7 +64,10 @@ def _fused(
     eps: float,
 ) -> list[Tensor]:
     """Torch's fused Adam kernel on a weight of zeros with a rate of one leaves exactly -D there, in one pass."""
-    directions = [torch.zeros_like(part) for part in projected]
+    # One buffer for all: on a GPU a launch each would cost as much as the work.
+    flat = torch.zeros(sum(part.numel() for part in projected), device=projected[0].device)
+    pieces = flat.split([part.numel() for part in projected])
+    directions = [piece.view_as(part) for piece, part in zip(pieces, projected, strict=True)]
     steps = [torch.full((), float(step), device=projected[0].device)] * len(projected)
     _kernels._fused_adam_(
         directions, projected, first, second, [], steps,
@@ -101,3 +104,11 @@ def adafactor_direction(projected: Tensor, state: dict[str, Any], *, step: int, 
     direction = projected * rows.rsqrt()[:, None] * state["column_avg_sq"].rsqrt()
     norm = torch.linalg.vector_norm(direction) / math.sqrt(direction.numel())
     return direction.div_(-norm.clamp_min(1.0))
+
+
+def are_finite(tensors: list[Tensor]) -> list[bool]:
+    """Whether all entries of each tensor (not empty, of one device) are finite, with one synchronization."""
+    if len(tensors) == 1:
+        # NaN and infinity spread to the sum, which is the cheapest reduction.
+        return [math.isfinite(tensors[0].sum().item())]
+    return torch.stack(_kernels._foreach_norm(tensors, math.inf)).isfinite().tolist()

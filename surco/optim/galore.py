@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from surco.errors import InvalidInputError
-from surco.optim.direction import adafactor_direction, adam_directions
+from surco.optim.direction import adafactor_direction, adam_directions, are_finite
 from surco.optim.distributed import gather_rows, same_basis, sum_over_ranks
 from surco.optim.moments import create_moments, rotate_moments
 from surco.optim.options import Conventions, Inner, Mode, Projection, Refresh, check_group
@@ -406,17 +406,14 @@ class GaLore(Optimizer):
 
     def _finite(self, works: list[Projected]) -> list[Projected]:
         """The works whose projected gradients are finite; the others are counted. One synchronization a device."""
-        sums: dict[torch.device, list[tuple[Projected, Tensor]]] = {}
+        devices: dict[torch.device, list[Projected]] = {}
         for work in works:
             if work.values.numel():
-                # NaN or infinity spread to the sum, which is the cheapest reduction.
-                sums.setdefault(work.values.device, []).append((work, work.values.sum()))
+                devices.setdefault(work.values.device, []).append(work)
         kept = []
-        for pairs in sums.values():
-            totals = [total for _, total in pairs]
-            values = torch.stack(totals).tolist() if len(totals) > 1 else [totals[0].item()]
-            for (work, _), value in zip(pairs, values, strict=True):
-                if math.isfinite(value):
+        for group in devices.values():
+            for work, is_finite in zip(group, are_finite([work.values for work in group]), strict=True):
+                if is_finite:
                     kept.append(work)
                 else:
                     work.state["skipped_steps"] += 1

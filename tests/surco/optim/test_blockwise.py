@@ -7,6 +7,7 @@ import torch
 
 from surco.optim import GaLore
 from surco.optim.blockwise import pack_rows, unpack_rows
+from surco.optim.direction import are_finite
 from surco.optim.dither import random_signs, round_to_bfloat16, uniform
 
 
@@ -96,3 +97,9 @@ def test_signs_are_balanced_and_reproducible():
     gram = signs.T @ signs / 500
     assert float((gram - torch.eye(40)).abs().max()) < 0.25  # columns are nearly orthogonal
     assert not torch.equal(signs, random_signs(500, 40, seed=4, device=torch.device("cpu")))
+
+
+def test_are_finite_finds_each_bad_tensor():
+    good, bad, worse = torch.ones(3, 2), torch.tensor([[1.0, float("nan")]]), torch.tensor([float("-inf")])
+    assert are_finite([good, bad, good, worse]) == [True, False, True, False]
+    assert [are_finite([part])[0] for part in (good, bad, worse)] == [True, False, False]
