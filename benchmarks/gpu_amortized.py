@@ -90,7 +90,7 @@ def assignment_step(
 
     def step(k: int) -> None:
         costs = clock.time("forward", costs_of)
-        generator = torch.Generator().manual_seed(k)
+        generator = torch.Generator(clock.device).manual_seed(k)
         question = Step(source, batch, instances, costs.detach(), generator, 1, 1.0, None)
         with torch.no_grad():
             _, grad = clock.time("gradient", lambda: local(question))
@@ -114,7 +114,7 @@ def planning_step(
         loss.backward()
 
     def step(k: int) -> None:
-        generator = torch.Generator().manual_seed(k)
+        generator = torch.Generator(clock.device).manual_seed(k)
         x = clock.time("plans", lambda: network.explored(batch.features, 8, generator))
         measured = source.measured(batch.features, x)
         clock.time("forward and backward", lambda: backward(x, measured))
@@ -210,6 +210,14 @@ def main() -> int:
         for name, device in rate
         if device == "cpu" and rate.get((name, "cuda")) and rate[name, "cpu"]
     }
+    parts = ("forward", "backward", "objective", "forward and backward")
+    part = {
+        (row["name"], row["device"]): row["seconds"] * sum(row["share"].get(name, 0.0) for name in parts)
+        for row in rows
+        if "share" in row
+    }
+    network = {n: part[n, "cpu"] / part[n, "cuda"] for n, d in part if d == "cpu" and part.get((n, "cuda"))}
+    print("of network and objective alone:", {name: round(value, 1) for name, value in network.items()})
     print("speed-up of the GPU:", {name: round(value, 1) for name, value in speedup.items()})
     result = {
         "family": FAMILY,
@@ -218,6 +226,7 @@ def main() -> int:
         "drawing_seconds": drawing,
         "rows": rows,
         "speedup": speedup,
+        "speedup_network_and_objective": network,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "machine": provenance.machine(),

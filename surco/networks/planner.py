@@ -85,11 +85,12 @@ class PlanningNetwork(nn.Module):
         own = features["start"]
         pairs = (features["variables"] * features["allowed"])[:, None]
         shape = (len(own), samples, *own.shape[1:])
-        draw = torch.rand(shape, generator=generator, dtype=torch.float64).to(own)
+        options = {"generator": generator, "dtype": torch.float64, "device": generator.device}
+        draw = torch.rand(shape, **options).to(own)
         choice = draw.masked_fill(pairs == 0, -1.0).argmax(-1, keepdim=True)
         other = torch.zeros(shape, dtype=own.dtype, device=own.device).scatter_(-1, choice, 1.0) * pairs
-        share = torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(own).square()[..., None]
-        is_moved = torch.rand(shape[:3], generator=generator, dtype=torch.float64).to(own) < share
+        share = torch.rand(shape[:2], **options).to(own).square()[..., None]
+        is_moved = torch.rand(shape[:3], **options).to(own) < share
         return torch.where(is_moved[..., None], other, own[:, None])
 
     def landscape_loss(self, features: dict[str, Tensor], x: Tensor, times: Tensor) -> Tensor:

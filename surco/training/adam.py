@@ -42,14 +42,19 @@ class Adam:
         self.steps += 1
         first, second = self.decays
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
         factor = torch.where(norm > self.clip, self.clip / norm.clamp(min=1e-30), 1.0)
-        for p, g, (m, v) in zip(self.parameters, gradients, self.moments, strict=True):
-            g = g * factor
-            m.mul_(first).add_(g, alpha=1 - first)
-            v.mul_(second).addcmul_(g, g, value=1 - second)
-            scale = (v / (1 - second**self.steps)).sqrt().add_(self.least)
-            p.addcdiv_(m, scale, value=-step_size / (1 - first**self.steps))
+        gradients = torch._foreach_mul(gradients, factor)
+        firsts, seconds = [m for m, _ in self.moments], [v for _, v in self.moments]
+        torch._foreach_mul_(firsts, first)
+        torch._foreach_add_(firsts, gradients, alpha=1 - first)
+        torch._foreach_mul_(seconds, second)
+        torch._foreach_addcmul_(seconds, gradients, gradients, value=1 - second)
+        scales = torch._foreach_div(seconds, 1 - second**self.steps)
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, self.least)
+        torch._foreach_addcdiv_(self.parameters, firsts, scales, value=-step_size / (1 - first**self.steps))
+        for p in self.parameters:
             p.grad = None
 
     def state(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Step:
         batch: their features, on the device of the costs.
         instances: B of them.
         costs: [B, *design shape], detached.
-        generator: on the CPU, so that the draws do not depend on the device.
+        generator: on the device of the costs (then nothing has to travel), or on the CPU.
         samples: M.
         sigma: size of the noise.
         pool: for the oracle calls.
@@ -66,7 +66,8 @@ class Step:
 
     def drawn(self, shape: Sequence[int]) -> Tensor:
         """Normal noise, zero where padded."""
-        z = torch.randn(tuple(shape), generator=self.generator, dtype=torch.float64).to(self.costs)
+        device = self.generator.device
+        z = torch.randn(tuple(shape), generator=self.generator, dtype=torch.float64, device=device).to(self.costs)
         return z * self.batch.variables[:, None]
 
 
@@ -86,7 +87,8 @@ def local(step: Step) -> tuple[Tensor, Tensor]:
     """
     costs = step.costs
     shape = (len(costs), step.samples, *costs.shape[1:])
-    u = torch.rand(shape, generator=step.generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12).to(costs)
+    u = torch.rand(shape, generator=step.generator, dtype=torch.float64, device=step.generator.device)
+    u = u.clamp(1e-12, 1 - 1e-12).to(costs)
     gumbel = -torch.log(-torch.log(u))
     x, has_point = step.solve(costs[:, None] - step.sigma * gumbel)
     scale = step.family.scale(step.batch.features)[:, None, None]
@@ -110,7 +112,8 @@ def descent(step: Step) -> tuple[Tensor, Tensor]:
     """
     costs = step.costs
     shape = (len(costs), step.samples, *costs.shape[1:])
-    u = torch.rand(shape, generator=step.generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12).to(costs)
+    u = torch.rand(shape, generator=step.generator, dtype=torch.float64, device=step.generator.device)
+    u = u.clamp(1e-12, 1 - 1e-12).to(costs)
     gumbel = -torch.log(-torch.log(u))
     gumbel[:, 0] = 0.0
     x, has_point = step.solve(costs[:, None] - step.sigma * gumbel)

@@ -200,7 +200,7 @@ class _Run:
         begun = time.perf_counter()
         sequence = np.random.SeedSequence([self.seed, self.step])
         rng = np.random.default_rng(sequence)
-        generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        generator = torch.Generator(self.device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         chosen = [train_set[k] for k in rng.permutation(len(train_set))[: s.batch]]
         batch = self._batch(chosen)
         self.network.train()
