@@ -28,8 +28,8 @@ def screen(plans: torch.Tensor, rows: torch.Tensor, rhs: torch.Tensor) -> tuple[
 
 
 def draw_plans(best: np.ndarray, unit: float, batch: int, seed: int) -> np.ndarray:
-    """[batch, m] whole plans: up to three units more or less than ``best`` on each link."""
-    steps = np.random.default_rng(seed).integers(-3, 4, (batch, len(best)))
+    """[batch, m] whole plans: one unit less to four more than ``best`` on each link."""
+    steps = np.random.default_rng(seed).integers(-1, 5, (batch, len(best)))
     return np.maximum(best + unit * steps, 0.0)
 
 

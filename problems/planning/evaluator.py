@@ -175,7 +175,7 @@ class Evaluator:
 
     def _remember(self, row: Array, *, most: int = 64) -> None:
         """Keep minimal proven vectors."""
-        self._proven = [p for p in self._proven if not (p >= row).all()][-most + 1 :] + [row.copy()]
+        self._proven = [*[p for p in self._proven if not (p >= row).all()][-most + 1 :], row.copy()]
 
 
 @dataclass(slots=True)

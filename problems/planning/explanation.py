@@ -51,8 +51,8 @@ def cut_in_words(network: Network, cut: MetricCut, capacities: Array) -> str:
     order = np.argsort(-cut.weights * (cut.weights > 1e-9))
     top = [f"{cut.weights[i]:.3g} x {network.instance.links[i].name}" for i in order[:_SHOWN] if cut.weights[i] > 1e-9]
     return (
-        f"{state}, the weighted capacity {' + '.join(top)}{' + ...' if len(top) == _SHOWN else ''} is {have:,.6g} Gbps, "
-        f"but routing all demands takes at least {cut.rhs:,.6g} Gbps of it: {cut.rhs - have:,.4g} missing"
+        f"{state}, the weighted capacity {' + '.join(top)}{' + ...' if len(top) == _SHOWN else ''} is {have:,.6g} "
+        f"Gbps, but routing all demands takes at least {cut.rhs:,.6g} Gbps of it: {cut.rhs - have:,.4g} missing"
     )
 
 

@@ -32,8 +32,8 @@ class PlanningProblem:
 
     Variables: x [n], whole numbers of modules per link (see ``network``), plus 0-1 set-up variables where links have
     set-up costs. Feasible: capacity, exclusivity, spectrum and lease rules hold; and for the intact network and each
-    failure the demands that it must carry can be routed (fractionally, rerouted freely) within ``load_factor`` times the
-    surviving capacity. Objective: prices of modules and set-ups.
+    failure the demands that it must carry can be routed (fractionally, rerouted freely) within ``load_factor`` times
+    the surviving capacity. Objective: prices of modules and set-ups.
 
     The linear form needs no learning: ``exact`` proves its answers. The costs that are not linear are
     :class:`NonlinearPlanning`.

@@ -38,8 +38,18 @@ def plan_csv(instance: PlanningInstance, plan: Plan, verdict: Verdict) -> str:
         price = sum(k * m.cost for k, m in zip(row, link.modules, strict=True)) + link.setup_cost * any(row)
         worst = max((s.utilization.get(link.name, 0.0) for s in verdict.states), default=0.0)
         writer.writerow(
-            [link.name, link.source, link.target, link.existing_gbps, gbps, link.existing_gbps + gbps]
-            + [" ".join(map(str, row)), price, round(intact.get(link.name, 0.0), 6), round(worst, 6)]
+            [
+                link.name,
+                link.source,
+                link.target,
+                link.existing_gbps,
+                gbps,
+                link.existing_gbps + gbps,
+                " ".join(map(str, row)),
+                price,
+                round(intact.get(link.name, 0.0), 6),
+                round(worst, 6),
+            ]
         )
     return out.getvalue()
 
@@ -125,9 +135,11 @@ def save_plan(
     verdict: Verdict | None = None,
     bound: float | None = None,
 ) -> Path:
-    """Write everything about a plan into ``folder``: plan.json, plan.csv, routing.json, certificate.json, instance.json,
-    map.png, map.html, and plan.geojson where positions are geographic. Returns the folder.
-    """  # noqa: D205
+    """Write everything about a plan into ``folder`` and return it.
+
+    plan.json, plan.csv, routing.json, certificate.json, instance.json, map.png, map.html, and plan.geojson where
+    positions are geographic.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     verdict = judge(instance, plan) if verdict is None else verdict

@@ -104,7 +104,7 @@ def read_workbook(
         fibers=fibers,
         load_factor=load_factor,
         on_disconnection=Disconnection.SKIP,
-        provenance=f"NeuroPlan workbook; steps of {step_gbps:g} Gbps; failures carry {', '.join(protected) or 'nothing'}",
+        provenance=f"NeuroPlan workbook; steps of {step_gbps:g} Gbps; protected: {', '.join(protected) or 'nothing'}",
     )
 
 

@@ -1,8 +1,8 @@
 """SNDlib networks in their three formats, with their own modules, prices and demands.
 
 Demands and capacities of SNDlib are undirected here: a demand may go in both directions over shared capacity, which
-is the same as carrying it in each direction over a full-duplex link. Every single link fails. Routing costs and the price
-of pre-installed capacity have no place in this model; where a file has any, ``provenance`` says that they were left out.
+is the same as carrying it in each direction over a full-duplex link. Every single link fails. Routing costs and the
+price of pre-installed capacity have no place here; where a file has any, ``provenance`` says that they were left out.
 
 Source: Orlowski, Pioro, Tomaszewski, Wessaely 2010, "SNDlib 1.0 - Survivable Network Design Library", Networks 55(3).
 """

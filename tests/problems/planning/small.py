@@ -50,7 +50,7 @@ def drawn(seed, *, nodes=5, extra=2, two_way=True, most=25.0):
 
 
 def enumerate_optimum(instance, most):
-    """Cheapest plan with at most ``most`` units per variable, every candidate decided by the judge, cheap ones first."""
+    """Cheapest plan with at most ``most`` units per variable, each candidate decided by the judge, cheap ones first."""
     network, judge = compile_instance(instance), Judge(instance)
     points = np.array(list(itertools.product(*[range(int(min(u, most)) + 1) for u in network.upper])), dtype=float)
     for x in points[np.argsort(points @ network.cost, kind="stable")]:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - small files in foreign formats
 """Formats in and out, on small files of our own; real files are read only where they lie beside the project."""
 
 import json
