@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,9 @@ class CpSatBackend:
         solver.parameters.relative_gap_limit = gap
         if seconds is not None:
             solver.parameters.max_time_in_seconds = max(float(seconds), 0.0)
-        code = solver.status_name(solver.solve(model))
+        # CP-SAT's own handler would leave Ctrl-C in its default state, which kills the process from then on.
+        solver.parameters.catch_sigint_signal = False
+        code = solver.status_name(_solve_interruptibly(solver, model))
         has_point = code in ("OPTIMAL", "FEASIBLE")
         status = translate(CP_SAT, code, has_point=has_point)
         bound = solver.best_objective_bound / scale - error
@@ -113,3 +116,29 @@ class CpSatBackend:
             status = Status.FEASIBLE
             message = f"optimal up to a gap limit of {gap:g} and an error of {error:.3g} from integer costs"
         return Answer(status, x, bound, message)
+
+
+def _solve_interruptibly(solver: Any, model: Any) -> Any:
+    """Solve in a thread where this is the main one: Python sees Ctrl-C at once, and the search stops cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        return solver.solve(model)
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(solver.solve(model))
+        except Exception as error:  # handed over to the main thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="surco-cp-sat")
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        while thread.is_alive():  # a stop that comes before the search has started is lost
+            solver.stop_search()
+            thread.join(0.05)
+        raise
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]

@@ -49,6 +49,7 @@ class ScipBackend:
         model.hideOutput()
         model.setParam("timing/clocktype", 2)  # limits are wall seconds
         model.setParam("limits/maxorigsol", 0)
+        model.setParam("misc/catchctrlc", True)
         self._variables = [
             model.addVar(
                 vtype="C" if not integer else ("B" if low >= 0 and high <= 1 else "I"),

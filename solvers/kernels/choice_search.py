@@ -111,9 +111,9 @@ def add(j, sign, a_start, a_row, a_value, load):
 
 @helper
 def round_point(
-    costs, group_start, a_start, a_row, a_value, capacity, allowed, key, extra, value, load, choice, weight
+    costs, group_start, a_start, a_row, a_value, capacity, allowed, count, key, extra, value, load, choice, weight
 ):
-    """Keep the groups that the relaxation decided, place the others greedily, improve; value, or inf.
+    """Keep the groups that are decided, place the others greedily, improve; value, or inf.
 
     ``load`` [m], ``choice`` [G] and ``weight`` [G] are scratch; ``choice`` holds the point.
     """
@@ -123,9 +123,14 @@ def round_point(
     for group in range(groups):
         choice[group] = -1
         weight[group] = 0.0
-        if extra[group] == 0 and allowed[key[group]]:
+        if count[group] == 1:  # no choice, whether it fits so far or not: a later option may use less than nothing
+            for j in range(group_start[group], group_start[group + 1]):
+                if allowed[j]:
+                    choice[group] = j
+        elif extra[group] == 0 and allowed[key[group]]:
             choice[group] = key[group]
-            add(key[group], 1.0, a_start, a_row, a_value, load)
+        if choice[group] >= 0:
+            add(choice[group], 1.0, a_start, a_row, a_value, load)
         else:
             waiting += 1
             for entry in range(a_start[group_start[group]], a_start[group_start[group + 1]]):
@@ -311,8 +316,8 @@ def search(
                 if outcome in (INFEASIBLE, CUT_OFF) or bound >= best[0] - best[2]:
                     break
                 found = round_point(
-                    costs, group_start, a_start, a_row, a_value, capacity, allowed, key, extra, value, load, choice,
-                    weight,
+                    costs, group_start, a_start, a_row, a_value, capacity, allowed, count, key, extra, value, load,
+                    choice, weight,
                 )  # fmt: skip
                 if found < best[0]:
                     best[0] = found
@@ -324,6 +329,7 @@ def search(
                     if bound >= best[0] - best[2]:
                         break
                 # Options that cannot be part of a better point go: the values belong to this node's own bound.
+                before = marks[TRAIL]
                 for group in range(groups):
                     if count[group] == 1:
                         continue
@@ -336,7 +342,9 @@ def search(
                             remove(j, allowed, count, group_of, trail, marks)
                 branch = choose_branch(group_of, group_start, allowed, count, key, basic, y, value, share)
                 if branch < 0:
-                    break  # every group is decided, and the rounding has judged that point
+                    if marks[TRAIL] > before:
+                        continue  # decided only now: look at that one point
+                    break  # every group was decided, and the rounding has judged that point
                 depth = marks[DEPTH]
                 marks[DEPTH] += 1
                 stack_trail[depth] = marks[TRAIL]

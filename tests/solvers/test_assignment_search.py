@@ -57,6 +57,35 @@ def test_small_sets_are_those_of_enumeration(seed: int) -> None:
     assert (relaxed.violation(bound.x) <= 1e-7).all()
 
 
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1))
+def test_any_choice_agrees_with_cp_sat(seed: int) -> None:
+    """Several resources, negative use, least amounts, equations: a feasible point is planted, CP-SAT is the judge."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(int(rng.integers(3, 25))), 1)
+    groups = np.repeat(groups, rng.integers(1, int(rng.integers(2, 7)), len(groups)))
+    n, m = len(groups), int(rng.integers(1, 6))
+    usage = rng.integers(-3 if rng.random() < 0.4 else 0, 8, (m, n)) * (rng.random((m, n)) < rng.uniform(0.3, 1.0))
+    planted = np.array([rng.choice(np.flatnonzero(groups == group)) for group in np.unique(groups)])
+    load = usage[:, planted].sum(axis=1).astype(float)
+    capacities = load + rng.integers(0, 4, m)
+    minimums = np.where(rng.random(m) < 0.4, load - rng.integers(0, 3, m), -np.inf)
+    if rng.random() < 0.3:
+        capacities[0] = minimums[0] = load[0]
+    oracle = solvers.multiple_choice(
+        groups, usage, capacities, minimums=minimums, allowed=(rng.random(n) < 0.9) | np.isin(np.arange(n), planted)
+    )
+    costs = rng.standard_normal((3, n)) if rng.random() < 0.6 else rng.integers(-4, 5, (3, n)).astype(float)
+    batch = oracle.solve(costs)
+    judge = solvers.MilpOracle(oracle.polyhedron(), backend="cp-sat").solve(costs)
+    assert batch.status == judge.status == (Status.OPTIMAL,) * 3
+    np.testing.assert_allclose(batch.objective, judge.objective, atol=1e-9)
+    assert (oracle.violation(batch.x) == 0).all()
+    relaxed = oracle.relaxation().solve(costs)
+    wanted = solvers.MilpOracle(oracle.polyhedron().relaxed(), backend="highs").solve(costs)
+    np.testing.assert_allclose(relaxed.objective, wanted.objective, atol=1e-7)
+
+
 @pytest.mark.parametrize(("items", "bins"), [(50, 4), (50, 8), (26, 16), (200, 8)])
 def test_large_sets_agree_with_cp_sat(items: int, bins: int) -> None:
     for seed in range(2):

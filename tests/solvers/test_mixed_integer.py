@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -395,3 +397,24 @@ def test_a_backend_that_lies_or_raises_is_an_error_row() -> None:
     oracle._backend = Liar(almost)  # type: ignore[assignment]
     batch = oracle.solve(np.array([[-1.0, 0.0]]))
     np.testing.assert_array_equal(batch.x, [[1.0, 0.0]])
+
+
+def test_ctrl_c_still_works_after_every_backend() -> None:
+    """CP-SAT's own signal handler would leave SIGINT in a state that kills the process."""
+    code = """
+import os, signal, time
+import numpy as np, solvers
+for backend in ("cp-sat", "scip", "highs", "choice"):
+    oracle = solvers.milp(matrix=[[3, 4, 2]], row_upper=6, upper=1, backend=backend)
+    assert oracle.solve(np.array([[-1.0, -2.0, -3.0]])).objective[0] == -5.0
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.0)
+        raise SystemExit(f"no KeyboardInterrupt after {backend}")
+    except KeyboardInterrupt:
+        pass
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("fine")
