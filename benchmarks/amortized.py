@@ -244,7 +244,9 @@ def markdown(result: dict[str, Any], wanted: Sequence[int]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.amortized", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.amortized", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("family")
     parser.add_argument("--prior", type=Path, action="append", default=[], metavar="DIR", help="one a training seed")
     parser.add_argument("--instances", type=int, default=100)

@@ -26,6 +26,7 @@ from problems.sharding.family import ShardingFamily, family
 from surco import provenance
 from surco.atomic import write_text
 from surco.instance_family import Batch, Instance, collate
+from surco.networks import PlanningNetwork
 from surco.training.adam import Adam
 from surco.training.gradients import Step, local
 
@@ -105,6 +106,7 @@ def planning_step(
 ) -> Callable[[int], None]:
     """Landscape step: draw plans, measure them, forward and backward of the bin model, Adam."""
     network = source.network(kind="planning").to(clock.device)
+    assert isinstance(network, PlanningNetwork)
     loss_of = torch.compile(network.landscape_loss) if is_compiled else network.landscape_loss
     adam = Adam(network.parameters(), clip=1.0)
 
@@ -185,7 +187,9 @@ def run(device: torch.device, arguments: argparse.Namespace, instances: list[Ins
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_amortized", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_amortized", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--cpu-threads", type=int, default=2)

@@ -224,7 +224,9 @@ def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity_pyepo", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.parity_pyepo", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--peer", type=Path, required=True, help="a Python that has pyepo")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20, help="on paths; a quarter on the knapsack")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -137,7 +138,7 @@ class Landscape:
         return model
 
     @torch.no_grad()
-    def _descend(self, parameters: list[Tensor], gradients: tuple[Tensor, ...]) -> None:
+    def _descend(self, parameters: Sequence[Tensor], gradients: tuple[Tensor, ...]) -> None:
         self._steps += 1
         for p, g, (m, v) in zip(parameters, gradients, self._moments, strict=True):
             m.mul_(0.9).add_(g, alpha=0.1)

@@ -35,6 +35,7 @@ class AssignmentNetwork(nn.Module):
         self, items: int, bins: int, weights: int, *, hidden: int = 48, rounds: int = 4, stay: float = 4.0
     ) -> None:
         super().__init__()
+        self.hidden = hidden
         self.stay = nn.Parameter(torch.tensor(float(stay)))
         self.item = perceptron(items + 2 * weights, hidden, hidden)
         self.rounds = nn.ModuleList(_Round(bins, weights, hidden) for _ in range(rounds))
@@ -54,7 +55,7 @@ class AssignmentNetwork(nn.Module):
         item = self.item(torch.cat([features["item"], (size + 1e-4).log(), context], dim=-1))
         item = item * has_item[..., None]
         logits = self.stay * features["start"]
-        state = features["bin"].new_zeros(*has_bin.shape, self.rounds[0].hidden) if len(self.rounds) else None
+        state = features["bin"].new_zeros(*has_bin.shape, self.hidden)
         for refine in self.rounds:
             change, state = refine(logits, item, weights, state, features, pairs, has_item, has_bin)
             logits = logits + change
@@ -73,8 +74,9 @@ class _Round(nn.Module):
         self.of_item = nn.Linear(2 * hidden, hidden)
         self.of_bin = nn.Linear(hidden, hidden, bias=False)
         self.of_pair = nn.Linear(2 * weights + 3, hidden, bias=False)
-        self.last = nn.Sequential(nn.GELU(), nn.Linear(hidden, 1, bias=False))
-        nn.init.zeros_(self.last[1].weight)
+        last = nn.Linear(hidden, 1, bias=False)
+        nn.init.zeros_(last.weight)
+        self.last = nn.Sequential(nn.GELU(), last)
 
     def forward(
         self,

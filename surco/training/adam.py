@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Adam:
-    """The update of Kingma and Ba (2015) with a clipped gradient norm.
+    """The update of Kingma and Ba (2015) with a clipped gradient norm, on all parameters as one vector.
 
     The optimizer of torch does the same; it loads the compiler with it, which takes longer than many a training step,
     and its state has to be taken apart to be saved as plain data.
@@ -33,7 +33,8 @@ class Adam:
     ) -> None:
         self.parameters = list(parameters)
         self.clip, self.decays, self.least = clip, decays, least
-        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in self.parameters]
+        flat = torch.cat([p.detach().flatten() for p in self.parameters])
+        self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
         self.steps = 0
 
     @torch.no_grad()
@@ -41,29 +42,23 @@ class Adam:
         """One update by the gradients that the parameters hold; then the gradients are dropped."""
         self.steps += 1
         first, second = self.decays
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        factor = torch.where(norm > self.clip, self.clip / norm.clamp(min=1e-30), 1.0)
-        gradients = torch._foreach_mul(gradients, factor)
-        firsts, seconds = [m for m, _ in self.moments], [v for _, v in self.moments]
-        torch._foreach_mul_(firsts, first)
-        torch._foreach_add_(firsts, gradients, alpha=1 - first)
-        torch._foreach_mul_(seconds, second)
-        torch._foreach_addcmul_(seconds, gradients, gradients, value=1 - second)
-        scales = torch._foreach_div(seconds, 1 - second**self.steps)
-        torch._foreach_sqrt_(scales)
-        torch._foreach_add_(scales, self.least)
-        torch._foreach_addcdiv_(self.parameters, firsts, scales, value=-step_size / (1 - first**self.steps))
-        for p in self.parameters:
+        gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters])
+        norm = gradient.norm()
+        gradient = gradient * torch.where(norm > self.clip, self.clip / norm.clamp(min=1e-30), 1.0)
+        self.first.mul_(first).add_(gradient, alpha=1 - first)
+        self.second.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        scale = (self.second / (1 - second**self.steps)).sqrt().add_(self.least)
+        change = self.first / scale * (-step_size / (1 - first**self.steps))
+        for p, part in zip(self.parameters, change.split([p.numel() for p in self.parameters]), strict=True):
+            p.add_(part.view_as(p))
             p.grad = None
 
     def state(self) -> dict[str, Any]:
         """Plain data."""
-        return {"steps": self.steps, "moments": [[m.cpu().clone(), v.cpu().clone()] for m, v in self.moments]}
+        return {"steps": self.steps, "first": self.first.cpu().clone(), "second": self.second.cpu().clone()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
         self.steps = state["steps"]
-        for (m, v), (saved_m, saved_v) in zip(self.moments, state["moments"], strict=True):
-            m.copy_(saved_m)
-            v.copy_(saved_v)
+        self.first.copy_(state["first"])
+        self.second.copy_(state["second"])
