@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds: dict[str, list[float]] = {}
     cpu, wall = time.process_time(), time.perf_counter()
     result: dict[str, Any] = {}
+    is_route = family.schema.name.startswith("routes")
+    measure_of = "percentage points of on-time probability" if is_route else "percent of the best known value"
     for seed in range(arguments.instances):
         if time.perf_counter() - wall > arguments.seconds:
             break
@@ -60,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         best = min(best, long.value)
         for name, cells in found.items():
             for calls, value in cells.items():
-                rows.setdefault(name, {}).setdefault(calls, []).append(regret(value, best))
+                rows.setdefault(name, {}).setdefault(calls, []).append(regret(value, best, is_route=is_route))
         result = {
             "family": family.id,
             "priors": [dict(prior.training) for prior in priors],
             "instances": seed + 1,
-            "regret": "relative to |best known|, in percent",
+            "regret": measure_of,
             "table": {name: {k: summary(v) for k, v in cells.items()} for name, cells in rows.items()},
             "raw": rows,
             "feasible": {name: float(np.mean(values)) for name, values in feasible.items()},
@@ -202,9 +204,16 @@ def evolved(problem: Problem, calls: int) -> tuple[float, bool]:
     return best, is_feasible
 
 
-def regret(value: float, best: float) -> float:
-    """(value - best) / |best| in percent."""
+def regret(value: float, best: float, *, is_route: bool) -> float:
+    """(value - best) / |best| in percent; for routes, whose f may be 0, percentage points of on-time probability."""
+    if is_route:
+        return 100.0 * (_on_time(best) - _on_time(value))
     return 100.0 * (value - best) / max(abs(best), 1e-9)
+
+
+def _on_time(value: float) -> float:
+    """Phi(-f), the probability of a route of objective f."""
+    return 0.5 * math.erfc(value / math.sqrt(2.0))
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -221,7 +230,7 @@ def markdown(result: dict[str, Any], wanted: Sequence[int]) -> str:
     for name in table:
         groups.setdefault(name.partition("@")[0], []).append(name)
     lines = [
-        f"{result['family']}, {result['instances']} test instances, regret in percent of the best known value",
+        f"{result['family']}, {result['instances']} test instances, regret in {result['regret']}",
         "",
         "| method | " + " | ".join(f"{calls} calls" for calls in wanted) + " |",
         "|---|" + "---|" * len(wanted),

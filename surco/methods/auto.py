@@ -68,12 +68,12 @@ class Auto:
         fast = isinstance(inner, HasExact) and bool(getattr(inner, "exact_is_fast", False))
         if fast:
             opening.append("exact")
+        if self.prior is not None:
+            check_prior(self.prior, problem)
+            opening.append("prior")  # before all that costs calls: it is the best that one call can buy
         opening.append("linear")
         if isinstance(inner, HasHeuristics):
             opening.append("heuristics")
-        if self.prior is not None:
-            check_prior(self.prior, problem)
-            opening.append("prior")
         is_slow = isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None
         if is_slow:
             opening.append("probe")
