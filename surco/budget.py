@@ -25,6 +25,10 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("seconds", "calls", "objective_calls"):
             value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise InvalidInputError(f"Expected `{name}` to be a number, got {value!r}.")
+            if name != "seconds" and value is not None and int(value) != value:
+                raise InvalidInputError(f"Expected `{name}` to be a whole number, got {value!r}.")
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise InvalidInputError(f"Expected `{name}` > 0 and finite, got {value!r}. Leave it out for no limit.")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from solvers.oracle import Array, OracleBatch, Status
 from surco.bridge import to_numpy, to_torch
 from surco.budget import BudgetExhausted
-from surco.errors import InfeasibleError
+from surco.errors import InfeasibleError, InvalidInputError
 from surco.ledger import Ledger
 from surco.protocols import is_differentiable, is_rowwise
 
@@ -148,8 +148,14 @@ class CountedProblem:
         ledger.objective_calls += len(x)
         try:
             found = self.inner.objective(x)
-        except Exception as error:  # a user's objective may raise anything; find the rows that do
+        except (Exception, SystemExit) as error:  # a user's objective may raise anything; find the rows that do
             found = self._one_by_one(x, error)
+        if not isinstance(found, Tensor) or found.shape != x.shape[:-1]:
+            came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InvalidInputError(
+                f"Expected `objective` to map designs [R, n] = {list(x.shape)} to a tensor of shape [{len(x)}], "
+                f"got {came}. A function of one design belongs into `surco.problem(..., is_differentiable=False)`."
+            )
         found = found.to(x.dtype)
         detached = to_numpy(found)
         failed = ~np.isfinite(detached)
@@ -170,7 +176,7 @@ class CountedProblem:
         for row in x:
             try:
                 rows.append(self.inner.objective(row[None])[0])
-            except Exception as raised:  # labelled; the row becomes NaN
+            except (Exception, SystemExit) as raised:  # labelled; the row becomes NaN
                 error = raised
                 rows.append(row.detach().new_tensor(math.nan))
         self.ledger.note(f"objective: {type(error).__name__}: {error}")

@@ -29,6 +29,8 @@ class FunctionProblem:
         id: str,
         spec: Mapping[str, Any] | None,
     ) -> None:
+        if not callable(objective):
+            raise InvalidInputError(f"Expected `objective` to be a function of a design, got {objective!r}.")
         self.oracle = oracle
         self.is_differentiable = is_differentiable
         self.is_rowwise = not is_differentiable  # a callable may hang or raise: let each value count at once
@@ -42,6 +44,8 @@ class FunctionProblem:
         self._costs = costs.detach().double() if isinstance(costs, Tensor) else to_torch(costs)
         if self._costs.shape != (oracle.n,):
             raise InvalidInputError(f"Expected `initial_costs` of shape [{oracle.n}], got {list(self._costs.shape)}.")
+        if not bool(self._costs.isfinite().all()):
+            raise InvalidInputError("Expected finite `initial_costs`, got NaN or infinity in them.")
 
     def objective(self, x: Tensor) -> Tensor:
         """f, [..., n] -> [...]: the torch function itself, or the black box row by row."""

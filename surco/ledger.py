@@ -29,7 +29,7 @@ from surco.result import Point, Stats, relative_gap
 logger = logging.getLogger(__name__)
 
 FEASIBILITY_TOLERANCE = 1e-6
-OPTIMALITY_GAP = 1e-9  # relative; a value this close to its bound is called optimal
+OPTIMALITY_GAP = 1e-6  # relative; a value this close to its bound is called optimal
 MEMORY_BYTES = 64e6  # of designs whose value is remembered
 
 

@@ -66,14 +66,15 @@ def solve(
         method: ``"auto"`` (a portfolio), a name of :data:`surco.METHODS`, a name of the problem's own heuristics, or
             a :class:`surco.Method`.
         seconds: wall seconds to spend; 10 where no budget is given at all.
-        calls: oracle calls to spend (one a cost vector).
+        calls: oracle calls to spend (one a cost vector). Under this limit alone, 20 objective calls go with each
+            oracle call, so that a method which never asks the oracle ends too.
         objective_calls: objective calls to spend (one a design).
         seed: of every random choice.
         callback: called on the worker thread with the run's ledger (``value``, ``bound``, ``oracle_calls``,
             ``seconds`` ...) at every improvement; returning True stops the run.
         checkpoint: folder in which the run saves itself about once a second and at its end.
-        resume: go on from that folder's checkpoint, if it has one; under a budget in calls the result equals that of
-            the uninterrupted run.
+        resume: go on from that folder's checkpoint, if it has one; under the same budget in calls the result equals
+            that of the uninterrupted run.
         threads: torch threads of the run; one is best unless a single objective call is large.
         designs: return this many designs, or as many as were found, sorted by value, as a tuple; each place gets an
             equal share of the budget (see :mod:`surco.diverse`).
@@ -95,6 +96,8 @@ def solve(
         ('optimal', 0.0)
     """
     _check_problem(problem)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise InvalidInputError(f"Expected `seed` to be an integer from 0 to 2**63 - 1, got {seed!r}.")
     if seconds is None and calls is None and objective_calls is None:
         seconds = DEFAULT_SECONDS
     if designs is not None or min_distance is not None:
@@ -156,7 +159,10 @@ class _Run:
         try:
             status = worker.run(self._loop, self._seconds_to_wait, threads=self.threads)
         except worker.HungError:
-            ledger.note("the run passed its deadline inside one call (a hanging objective or oracle?) and was left")
+            ledger.note(
+                "the run passed its deadline inside one call and was left: "
+                "the call needs longer than the budget, or hangs"
+            )
         except KeyboardInterrupt:
             status = SolveStatus.INTERRUPTED
         finally:
@@ -321,6 +327,10 @@ def _shown(budget: Budget) -> str:
 
 
 def _check_problem(problem: object) -> None:
+    if isinstance(problem, str):
+        raise InvalidInputError(
+            f"Expected a problem, got the text {problem!r}. Try `surco.solve(surco.make({problem!r}))`."
+        )
     missing = [name for name in ("oracle", "objective", "violation", "initial_costs") if not hasattr(problem, name)]
     if missing:
         raise InvalidInputError(

@@ -59,7 +59,7 @@ def ids() -> dict[str, str]:
     return {id: line for name in domain_names() for id, line in _domain(name).ids().items()}
 
 
-def make(id: str, **overrides: Any) -> Problem:
+def make(id: str, /, **overrides: Any) -> Problem:
     """Build a registered problem.
 
     Args:
@@ -92,7 +92,7 @@ def from_spec(spec: Mapping[str, Any]) -> Problem:
     return _domain(str(spec["domain"])).from_spec(spec)
 
 
-def load(source: str | Path, **overrides: Any) -> Problem:
+def load(source: str | Path, /, **overrides: Any) -> Problem:
     """Build a problem from an id, a JSON spec file, a saved ``result.json``, or a file of a domain's own format."""
     text = str(source)
     path = Path(text)

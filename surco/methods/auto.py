@@ -71,9 +71,9 @@ class Auto:
         if self.prior is not None:
             check_prior(self.prior, problem)
             opening.append("prior")  # before all that costs calls: it is the best that one call can buy
-        opening.append("linear")
         if isinstance(inner, HasHeuristics):
-            opening.append("heuristics")
+            opening.append("heuristics")  # before the first oracle call, which may take long
+        opening.append("linear")
         is_slow = isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None
         if is_slow:
             opening.append("probe")

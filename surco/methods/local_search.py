@@ -81,11 +81,38 @@ class LocalSearch:
 def neighborhood(problem: CountedProblem, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """At most ``count`` feasible neighbors [K, n] of x [n].
 
-    Without moves of the problem, each neighbor is the vertex nearest to x with one to three coordinates flipped: the
+    Without moves of the problem, half of the neighbors are steps along one or two coordinates that the problem's own
+    check finds feasible. The rest are vertices: the one nearest to x with one to three coordinates flipped, where the
     oracle minimizes the distance to that target, sum_i (1 - 2 target_i) x_i for 0/1 variables.
     """
     if isinstance(problem.inner, HasMoves):
         return problem.inner.moves(x, count=count, generator=generator)
+    stepped = _steps(problem, x, count // 2, generator) if count > 1 else x[None][:0]
+    return torch.cat([stepped, _repaired_flips(problem, x, count - len(stepped), generator)])
+
+
+def _steps(problem: CountedProblem, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Feasible points one step away from x along one or two coordinates, in sizes from 1 down to 0.01; at most count.
+
+    The way to designs that are no vertices: general integers, and continuous variables.
+    """
+    rows = 4 * count
+    index = torch.randint(len(x), (rows, 2), generator=generator)
+    sizes = torch.tensor([1.0, 1.0, 1.0, 0.3, 0.1, 0.01], dtype=x.dtype)
+    size = sizes[torch.randint(len(sizes), (rows, 1), generator=generator)]
+    sign = torch.randint(2, (rows, 2), generator=generator).to(x.dtype) * 2 - 1
+    sign[: rows // 2, 1] = 0.0  # half of them along one coordinate only
+    moved = x.repeat(rows, 1).scatter_add(1, index, sign * size)
+    moved = moved[(moved != x).any(-1)]
+    if not len(moved):
+        return moved
+    moved = torch.unique(moved, dim=0)
+    moved = moved[torch.randperm(len(moved), generator=generator)]
+    return moved[problem.violation(moved) <= 1e-9][:count]
+
+
+def _repaired_flips(problem: CountedProblem, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The vertices nearest to x with a few coordinates flipped, [K, n]."""
     flips = 1 + torch.randint(3, (count,), generator=generator)
     order = torch.rand(count, len(x), generator=generator, dtype=x.dtype).argsort(-1)
     is_flipped = torch.zeros(count, len(x), dtype=torch.bool).scatter(
