@@ -131,7 +131,13 @@ class ProblemJudge:
         candidates = near_misses(points, self.rng)
         ours = violation(candidates) <= TOLERANCE
         theirs = np.asarray(self.problem.oracle.violation(candidates)) <= TOLERANCE
-        lax = int((ours & ~theirs).sum())
+        lax_rows = np.flatnonzero(ours & ~theirs)
+        canonical = getattr(self.problem, "canonical", None)
+        if len(lax_rows) and canonical is not None:
+            # The oracle may keep one design of each class of alike ones: the others are judged by their namesake.
+            alike = to_numpy(canonical(to_torch(candidates[lax_rows])))
+            lax_rows = lax_rows[np.asarray(self.problem.oracle.violation(alike)) > TOLERANCE]
+        lax = len(lax_rows)
         expect(
             lax == 0,
             f"the problem's `violation` accepts {lax} of {len(ours)} points that the oracle's own rejects: it misses a "
