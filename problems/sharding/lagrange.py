@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def priced_placement(
-    oracle: PlacementOracle, costs: Array, *, rounds: int = 60, gap: float = 0.0, deadline: float = np.inf
+    oracle: PlacementOracle, costs: Array, *, rounds: int = 60, slack: Array | float = 0.0, deadline: float = np.inf
 ) -> tuple[Index, Array, Array]:
     """Price memory by subgradient steps: L(p) = min over canonical plans of sum (c + p_d m_g) - sum p_d capacity_d.
 
@@ -26,13 +26,14 @@ def priced_placement(
         oracle: the feasible set.
         costs: [R, G, D], +inf where blocked, with a finite relaxation.
         rounds: subgradient steps.
-        gap: rows stop early within this relative gap.
+        slack: [R] or a number; a row stops early once its plan is within so much of its bound.
         deadline: value of ``time.perf_counter()`` at which to stop; one round is always done.
 
     Returns:
         choice [R, G], its value [R] (inf where no repair succeeded) and the bound [R].
     """
     count, groups, devices = costs.shape
+    slack = np.broadcast_to(slack, count)
     scale = max(float(oracle.limit.max(initial=0.0)), 1.0)
     memory, limit = oracle.memory / scale, oracle.limit / scale
     price = np.zeros((count, devices))
@@ -64,11 +65,11 @@ def priced_placement(
         target = np.where(np.isfinite(best[live]), best[live], bound[live] + 0.01 * size[live])
         step = factor[live] * np.maximum(target - value, 1e-12 * size[live]) / np.maximum(norm, 1e-30)
         price[live] = np.maximum(price[live] + step[:, None] * excess, 0.0)
-        done = best[live] - bound[live] <= np.maximum(gap * np.abs(best[live]), 1e-12 * size[live])
+        done = best[live] - bound[live] <= np.maximum(slack[live], 1e-12 * size[live])
         live = live[~done]
         if not len(live):
             break
-    for r in np.flatnonzero(np.isfinite(best) & (best - bound > gap * np.abs(best))):
+    for r in np.flatnonzero(np.isfinite(best) & (best - bound > slack)):
         if time.perf_counter() > deadline:
             break
         choice[r] = descend(oracle, costs[r], choice[r])

@@ -258,7 +258,7 @@ class LevelProgram:
         answer = linprog(
             costs,
             A_ub=a_ub,
-            b_ub=np.zeros(a_ub.shape[0]),
+            b_ub=np.zeros(a_ub.shape[0]),  # pyright: ignore[reportOptionalSubscript]
             A_eq=a_eq,
             b_eq=b_eq,
             bounds=np.stack([np.zeros(len(top)), top], axis=1),

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from problems.sharding.placement_milp import PlacementMilp
 
 MEMORY_SLACK = 1e-9  # relative; byte counts are exact, the slack only forgives sums of floats given by users
-MAX_WORK = 5_000  # nodes times groups of the branch and bound of one row
+FEW_GROUPS = 64
+MAX_WORK = 10_000  # relaxations times groups in the branch and bound of one row
 
 
 class PlacementOracle:
@@ -38,7 +39,7 @@ class PlacementOracle:
     2. the dynamic program of ``problems.sharding.growth``; the answer if it fits;
     3. best-first branch and bound on overfull devices (a minimal set of groups that cannot be together: one must go),
        up to ``MAX_WORK``;
-    4. prices on memory with repair (``problems.sharding.lagrange``); the answer if it is within ``gap`` of its bound;
+    4. prices on memory with repair (``problems.sharding.lagrange``); the answer where it is close enough to its bound;
     5. a MILP with rows for memory and canonical order.
 
     Args:
@@ -47,7 +48,9 @@ class PlacementOracle:
         capacity: [D] bytes.
         classes: classes of alike devices whose symmetry is broken.
         order: [G] order of groups for the canonical labelling.
-        gap: relative gap at which step 4 may stop with status ``FEASIBLE``; 0 asks for the proven optimum.
+        gap: step 4 may stop with status ``FEASIBLE`` within ``gap`` times the spread of the costs (the mean over
+            devices less the least, summed over the groups); 0 asks for the proven optimum. None is 0 for up to
+            ``FEW_GROUPS`` groups and 0.005 beyond, where step 5 takes seconds.
         seconds: wall seconds allowed for step 5 of each row; beyond them the best plan known, ``FEASIBLE``.
     """
 
@@ -59,7 +62,7 @@ class PlacementOracle:
         classes: Sequence[Index],
         order: Index,
         *,
-        gap: float = 1e-3,
+        gap: float | None = None,
         seconds: float = 5.0,
     ) -> None:
         self.placement = placement
@@ -67,7 +70,7 @@ class PlacementOracle:
         self.capacity = capacity
         self.classes = tuple(classes)
         self.order = order
-        self.gap = gap
+        self.gap = (0.0 if len(memory) <= FEW_GROUPS else 0.005) if gap is None else gap
         self.seconds = seconds
         self.tables = len(placement.group)
         self.devices = len(capacity)
@@ -174,7 +177,8 @@ class PlacementOracle:
         batch = len(choice)
         flat = choice + self.devices * np.arange(batch)[:, None]
         weights = np.broadcast_to(self.memory, choice.shape)
-        return np.bincount(flat.ravel(), weights.ravel(), batch * self.devices).reshape(batch, self.devices)
+        total = np.bincount(flat.ravel(), weights.ravel(), batch * self.devices).astype(np.float64, copy=False)
+        return total.reshape(batch, self.devices)
 
     def fits(self, choice: Index) -> NDArray[np.bool_]:
         """[B], whether every device holds its groups."""
@@ -203,16 +207,16 @@ class PlacementOracle:
         count = itertools.count()
         ban = np.zeros(costs.shape, dtype=bool)
         heap = [(value, 0.0, next(count), choice, ban)]
-        nodes = 0
+        relaxations = 0
         while heap:
             bound, _, _, choice, ban = heapq.heappop(heap)
             over = self._overfull(choice)
             if over is None:
                 return choice, bound, Status.OPTIMAL, ""
-            nodes += 1
-            if nodes * len(choice) > MAX_WORK or time.perf_counter() > deadline:
-                return None
             device, cover = over
+            relaxations += len(cover)
+            if relaxations * len(choice) > MAX_WORK or time.perf_counter() > deadline:
+                return None
             bans = np.repeat(ban[None], len(cover), axis=0)
             for j, g in enumerate(cover):
                 bans[j, g, device] = True
@@ -247,11 +251,17 @@ class PlacementOracle:
         """Steps 4 and 5 for the given rows, written into the batch."""
         from problems.sharding.lagrange import priced_placement
 
-        plans, values, bounds = priced_placement(self, costs[rows], gap=self.gap, deadline=deadline)
-        for b, plan, value, low in zip(rows, plans, values, bounds, strict=True):
+        part = costs[rows]
+        is_finite = np.isfinite(part)
+        mean = np.where(is_finite, part, 0.0).sum(axis=2) / is_finite.sum(axis=2)
+        slack = self.gap * (mean - part.min(axis=2)).sum(axis=1)
+        plans, values, bounds = priced_placement(self, part, slack=slack, deadline=deadline)
+        for b, plan, value, low, most in zip(rows, plans, values, bounds, slack, strict=True):
             choice[b], bound[b] = plan, low
-            if np.isfinite(value) and value - low <= self.gap * abs(value):
-                status[b], message[b] = Status.FEASIBLE, f"within a relative gap of {self.gap:g}"
+            if np.isfinite(value) and value - low <= max(most, 1e-12 * abs(value)):
+                is_proven = value - low <= 1e-9 * abs(value)
+                status[b] = Status.OPTIMAL if is_proven else Status.FEASIBLE
+                message[b] = "" if is_proven else f"within {self.gap:g} of the spread of the costs"
                 continue
             answer, milp_bound, said, text = self._solve_milp(costs[b], deadline - time.perf_counter())
             bound[b] = max(low, milp_bound)
