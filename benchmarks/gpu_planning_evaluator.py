@@ -70,7 +70,7 @@ def measure(path: Path, *, batches: list[int], seconds: float) -> list[dict[str,
                 agrees = ((ratio.cpu().double() < 1.0) == (truth < 1.0)) | ~sure
                 if not bool(agrees.all()):
                     raise SystemExit(f"{path.name}: {device} {dtype} decides {int((~agrees).sum())} plans differently.")
-                per_second, microseconds = rate(*tensors, seconds)
+                per_second, microseconds = rate(*tensors, seconds)  # pyright: ignore[reportCallIssue]
                 figures.append(
                     {
                         "pool": path.stem, "cuts": len(rhs), "links": len(best), "batch": batch, "device": device,
@@ -85,7 +85,7 @@ def measure(path: Path, *, batches: list[int], seconds: float) -> list[dict[str,
 
 def main() -> None:
     """Measure the pools named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
     parser.add_argument("pools", type=Path, nargs="+")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 256, 4096, 65536])
     parser.add_argument("--seconds", type=float, default=1.0, help="per figure")

@@ -7,6 +7,9 @@ highspy and OR-Tools cannot live together. Every model object is built once and 
 as PyEPO does in training; multi-threaded backends get one thread.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# This script runs in the comparator's own environment.
+
 from __future__ import annotations
 
 import importlib.metadata

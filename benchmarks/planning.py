@@ -272,7 +272,7 @@ def provenance() -> Row:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
     parser.add_argument("table", choices=("exact", "compact", "heuristics", "sndlib", "nonlinear", "evaluator", "pool"))
     parser.add_argument("--networks", nargs="*", default=None, help="default: what the table is about")
     parser.add_argument("--seconds", type=float, default=60.0)

@@ -168,7 +168,7 @@ class CountedProblem:
             ledger.valued(to_numpy(x), detached)
         return found
 
-    def _one_by_one(self, x: Tensor, error: Exception) -> Tensor:
+    def _one_by_one(self, x: Tensor, error: BaseException) -> Tensor:
         if len(x) == 1:
             self.ledger.note(f"objective: {type(error).__name__}: {error}")
             return x.detach().new_full((1,), math.nan)

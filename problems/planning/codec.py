@@ -84,7 +84,7 @@ def schema(kind: Any) -> dict[str, Any]:
         hints = typing.get_type_hints(kind)
         fields = dataclasses.fields(kind)
         return {
-            "title": kind.__name__,
+            "title": kind.__name__,  # pyright: ignore[reportAttributeAccessIssue]
             "type": "object",
             "additionalProperties": False,
             "properties": {f.name: schema(hints[f.name]) for f in fields},

@@ -86,24 +86,29 @@ def solve_compact(
         [-sparse.vstack([x for _, x in capacity_left]), sparse.block_diag([f for f, _ in capacity_left])]
     ).tocsr()
     constraints = [
-        LinearConstraint(balance, np.concatenate(equal), np.concatenate(equal)),
-        LinearConstraint(capacity, -np.inf, np.concatenate(capacity_right)),
+        LinearConstraint(balance, np.concatenate(equal), np.concatenate(equal)),  # pyright: ignore[reportArgumentType]
+        LinearConstraint(capacity, -np.inf, np.concatenate(capacity_right)),  # pyright: ignore[reportArgumentType]
     ]
     if len(network.limits):
         side = sparse.hstack([sparse.csr_matrix(network.rows), sparse.csr_matrix((len(network.limits), total - n))])
-        constraints.append(LinearConstraint(side.tocsr(), -np.inf, network.limits))
+        constraints.append(LinearConstraint(side.tocsr(), -np.inf, network.limits))  # pyright: ignore[reportArgumentType]
     upper[0] = network.upper
     result = milp(
         np.r_[network.cost, np.zeros(total - n)],
         integrality=np.r_[np.ones(n), np.zeros(total - n)],
-        bounds=Bounds(np.zeros(total), np.concatenate(upper)),
+        bounds=Bounds(np.zeros(total), np.concatenate(upper)),  # pyright: ignore[reportArgumentType]
         constraints=constraints,
         options={"time_limit": seconds, "mip_rel_gap": gap},
     )
     bound = result.mip_dual_bound if result.mip_dual_bound is not None else -np.inf
     x = None if result.x is None else np.round(result.x[:n])
     return CompactAnswer(
-        x, float(bound), total, balance.shape[0] + capacity.shape[0], time.process_time() - begin, result.message
+        x,
+        float(bound),
+        total,
+        balance.shape[0] + capacity.shape[0],  # pyright: ignore[reportOptionalSubscript]
+        time.process_time() - begin,
+        result.message,
     )
 
 

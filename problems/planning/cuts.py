@@ -53,7 +53,7 @@ def strengthen(row: Array, rhs: float, x: Array, *, most_divisors: int = 40) -> 
     if len(divisors) > most_divisors:
         divisors = divisors[np.linspace(0, len(divisors) - 1, most_divisors).astype(int)]
     count = len(divisors)
-    rounded = round_rows(np.broadcast_to(clipped, (count, len(row))), np.full(count, rhs), divisors)
+    rounded = round_rows(np.broadcast_to(clipped, (count, len(row))), np.full(count, rhs), divisors)  # pyright: ignore[reportArgumentType]
     rows = np.vstack([clipped[None] / clipped.max(), rounded.rows])
     values = np.r_[rhs / clipped.max(), rounded.rhs]
     depth = (values - rows @ x) / np.linalg.norm(rows, axis=1)

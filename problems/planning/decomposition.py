@@ -269,7 +269,7 @@ class Decomposition:
         """Separate between the core and x; False if x survives every scenario (the relaxation is solved)."""
         weight = 0.0 if self._core is None else 0.5
         while not self._is_finished():
-            point = x if not weight else weight * self._core + (1.0 - weight) * x
+            point = x if not weight else weight * self._core + (1.0 - weight) * x  # pyright: ignore[reportOperatorIssue]
             capacity = self.network.capacities(point)
             recent = [s for s, age in self._recent.items() if age < 3]
             found, _ = self.survival.failures(capacity, recent, until=self._deadline.is_over)

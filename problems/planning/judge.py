@@ -304,5 +304,5 @@ def _shortest(graph, stubs, wanted):
             if u == source and v in nodes:
                 hops = zip(nodes[v], nodes[v][1:], strict=False)
                 paths[u, v] = tuple(min(graph[a][b], key=lambda k, a=a, b=b: graph[a][b][k]["length"]) for a, b in hops)
-                distances[u, v] = distance[v]
+                distances[u, v] = distance[v]  # pyright: ignore[reportIndexIssue]
     return paths, distances

@@ -204,7 +204,7 @@ class GlopProgram:
 def highs_core() -> Any | None:
     """SciPy's private HiGHS module, or None where this SciPy has none with the needed methods."""
     try:
-        from scipy.optimize._highspy import _core
+        from scipy.optimize._highspy import _core  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         return None
     needed = (

@@ -125,15 +125,15 @@ class Master:
         constraints = []
         active = self._for_integer() if cost is None else np.arange(len(self.rhs))
         if len(active):
-            constraints.append(LinearConstraint(self.rows[active], self.rhs[active] - 1e-9, np.inf))
+            constraints.append(LinearConstraint(self.rows[active], self.rhs[active] - 1e-9, np.inf))  # pyright: ignore[reportArgumentType]
         if self._n_side:
-            constraints.append(LinearConstraint(network.rows, -np.inf, network.limits))
+            constraints.append(LinearConstraint(network.rows, -np.inf, network.limits))  # pyright: ignore[reportArgumentType]
         if np.isfinite(cutoff):
             constraints.append(LinearConstraint(network.cost[None], -np.inf, cutoff))
         result = milp(
             network.cost if cost is None else cost,
             integrality=np.ones(network.n),
-            bounds=Bounds(low, high),
+            bounds=Bounds(low, high),  # pyright: ignore[reportArgumentType]
             constraints=constraints,
             options={"time_limit": max(seconds, 0.05), "mip_rel_gap": gap, "presolve": True},
         )

@@ -48,7 +48,7 @@ def from_graph(graph: nx.Graph, *, name: str = "network", mean_load_units: float
         InvalidInputError: fewer than two nodes, or edges without a length whose ends have no position.
     """
     graph = nx.MultiGraph(graph) if not graph.is_multigraph() else nx.MultiGraph(graph.to_undirected())
-    graph.remove_edges_from(list(nx.selfloop_edges(graph, keys=True)))
+    graph.remove_edges_from(list(nx.selfloop_edges(graph, keys=True)))  # pyright: ignore[reportArgumentType]
     if graph.number_of_nodes() < 2 or not graph.number_of_edges():
         raise InvalidInputError(f"`{name}`: expected a graph with nodes and edges, got {graph}.")
     part = graph.subgraph(max(nx.connected_components(graph), key=len))
