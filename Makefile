@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.surco-setup
 OUT ?= runs/demo
+JOBS ?= 2
 SUITE ?= benchmarks/suites/smoke.toml
 
 # One thread each: the matrices are small, and idle BLAS threads only cost CPU time.
@@ -29,7 +30,7 @@ demo: setup ## Shard the MLPerf tables and route a real network; table and HTML 
 	$(BIN)/surco demo --out $(OUT)
 
 test: setup ## Run all tests.
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: setup ## Check style, format and types.
 	$(BIN)/ruff check .
