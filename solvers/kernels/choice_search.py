@@ -182,8 +182,8 @@ def round_point(
 
 
 @helper
-def choose_branch(group_of, group_start, allowed, count, key, basic, y, value, share):
-    """Option to branch on: of the group whose decision the relaxation splits most evenly; -1 where all is decided."""
+def choose_branch(group_of, group_start, a_start, a_value, allowed, count, key, basic, y, value, share):
+    """Option to branch on: of the split group that uses most of a resource; -1 where all groups are decided."""
     m = len(basic)
     n = len(group_of)
     for row in range(m):
@@ -192,7 +192,7 @@ def choose_branch(group_of, group_start, allowed, count, key, basic, y, value, s
     for row in range(m):
         if basic[row] < n:
             share[group_of[basic[row]]] -= y[row]
-    best, score = -1, 1e-7
+    best, score = -1, 0.0
     for row in range(m):
         j = basic[row]
         if j >= n:
@@ -204,8 +204,12 @@ def choose_branch(group_of, group_start, allowed, count, key, basic, y, value, s
         for other in range(m):
             if basic[other] < n and group_of[basic[other]] == group and y[other] > top_share:
                 top, top_share = basic[other], y[other]
-        if min(top_share, 1.0 - top_share) > score and allowed[top]:
-            best, score = top, min(top_share, 1.0 - top_share)
+        even = min(top_share, 1.0 - top_share)
+        merit = 1e-3 * even
+        for entry in range(a_start[top], a_start[top + 1]):
+            merit = max(merit, abs(a_value[entry]) + 1e-3 * even)
+        if even > 1e-7 and merit > score and allowed[top]:
+            best, score = top, merit
     if best >= 0:
         return best
     margin = np.inf  # the relaxation is integral but not accepted: decide the group with the smallest margin
@@ -340,7 +344,9 @@ def search(
                     for j in range(group_start[group], group_start[group + 1]):
                         if allowed[j] and own_bound + value[j] - lowest >= best[0] - best[2] and value[j] > lowest:
                             remove(j, allowed, count, group_of, trail, marks)
-                branch = choose_branch(group_of, group_start, allowed, count, key, basic, y, value, share)
+                branch = choose_branch(
+                    group_of, group_start, a_start, a_value, allowed, count, key, basic, y, value, share
+                )
                 if branch < 0:
                     if marks[TRAIL] > before:
                         continue  # decided only now: look at that one point

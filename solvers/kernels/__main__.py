@@ -1,0 +1,23 @@
+"""Compile all loops now, so that no later call waits for it: ``python -m solvers.kernels`` (once after installation)."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+
+import solvers
+
+
+def compile_all() -> None:
+    """Build and use each compiled oracle once; the machine code stays on disk."""
+    ring = nx.cycle_graph(3, create_using=nx.DiGraph)
+    solvers.shortest_path(nx.path_graph(3, create_using=nx.DiGraph), 0, 2)
+    solvers.shortest_path(nx.compose(ring, ring.reverse()), 0, 2).solve(np.array([[1.0] * 6, [-1.0] + [2.0] * 5]))
+    solvers.assignment(2)
+    solvers.spanning_tree(nx.cycle_graph(3))
+    solvers.knapsack([1.0, 2.0], 2.0)
+    solvers.generalized_assignment([1.0, 2.0], [2.0, 2.0]).relaxation().solve(np.ones((1, 4)))
+
+
+if __name__ == "__main__":
+    compile_all()
