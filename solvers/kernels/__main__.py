@@ -1,4 +1,4 @@
-"""Compile all loops now, so that no later call waits for it: ``python -m solvers.kernels`` (once after installation)."""
+"""Compile all loops now, so that no later call waits for it: ``python -m solvers.kernels``, once after installing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import solvers
 
 def compile_all() -> None:
     """Build and use each compiled oracle once; the machine code stays on disk."""
-    ring = nx.cycle_graph(3, create_using=nx.DiGraph)
     solvers.shortest_path(nx.path_graph(3, create_using=nx.DiGraph), 0, 2)
-    solvers.shortest_path(nx.compose(ring, ring.reverse()), 0, 2).solve(np.array([[1.0] * 6, [-1.0] + [2.0] * 5]))
+    cyclic = solvers.shortest_path(nx.complete_graph(4, create_using=nx.DiGraph), 0, 3)
+    cyclic.solve(np.array([[1.0] * cyclic.n, [-1.0] + [2.0] * (cyclic.n - 1)]))
     solvers.assignment(2)
     solvers.spanning_tree(nx.cycle_graph(3))
     solvers.knapsack([1.0, 2.0], 2.0)
