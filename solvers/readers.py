@@ -17,7 +17,8 @@ _FILE_KINDS = (".mps", ".lp", ".mps.gz", ".lp.gz")
 def read_model(model: object) -> Polyhedron:
     """Arrays of a model: a path of an MPS or LP file, a `pyscipopt.Model`, or an OR-Tools MathOpt `Model`.
 
-    Variables keep the order of the model. A maximized objective comes back with its sign turned.
+    Variables keep the order of the model (for SCIP that of ``model.getVars(transformed=False)``, which puts binary before
+    integer before continuous ones). A maximized objective comes back with its sign turned.
 
     Raises:
         ValueError: a constraint that is not linear; the message names it.
@@ -56,7 +57,7 @@ def _read_file(path: Path) -> Polyhedron:
 
 
 def _read_scip(model: Any) -> Polyhedron:
-    variables = model.getVars()
+    variables = model.getVars(transformed=False)  # the model may have been solved before
     column = {variable.ptr(): index for index, variable in enumerate(variables)}
     infinity = model.infinity()
     rows: list[int] = []
@@ -64,7 +65,7 @@ def _read_scip(model: Any) -> Polyhedron:
     values: list[float] = []
     row_lower: list[float] = []
     row_upper: list[float] = []
-    for constraint in model.getConss():
+    for constraint in model.getConss(transformed=False):
         if not constraint.isLinear():
             raise ValueError(
                 f"Expected linear constraints only, got {constraint.getConshdlrName()!r} for {constraint.name!r}. "

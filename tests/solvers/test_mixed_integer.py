@@ -163,8 +163,11 @@ def test_every_kind_of_model_has_the_same_optimum(tmp_path: Path, *, is_mixed: b
     rng = np.random.default_rng(5)
     own, costs = np.round(rng.standard_normal(12), 3), rng.standard_normal((3, 12))
     wanted = solvers.milp(**arrays, backend="highs").solve(np.vstack([own, costs]))
+    solved = scip_model(arrays, own, "maximize")
+    solved.optimize()  # type: ignore[attr-defined]
     models = [
         *write_files(tmp_path, arrays, own),
+        solved,
         scip_model(arrays, own),
         scip_model(arrays, own, "maximize"),
         math_opt_model(arrays, own),
