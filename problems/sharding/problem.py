@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from problems.sharding.tables import GIB_BYTES, Device, Table, Workload
 from surco.bridge import to_numpy, to_torch
 from surco.errors import InvalidInputError
 from surco.protocols import Exact
+
+if TYPE_CHECKING:
+    from problems.sharding.exact import ExactRun
 
 
 class ShardingProblem:
@@ -91,6 +94,8 @@ class ShardingProblem:
         self._table_bytes = to_torch(self.table_bytes)
         self._capacity_bytes = to_torch(self.capacity_bytes)
         self._allowed = torch.from_numpy(self.placement.allowed[self.placement.group].astype(np.float64))
+
+        self._exact_run: ExactRun | None = None
 
         classes: tuple[Index, ...] = ()
         if break_symmetry:
@@ -234,10 +239,15 @@ class ShardingProblem:
         return self.cost.combine is Combine.SLOWEST_DEVICE
 
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
-        """Local search, then a certified bound (see ``problems.sharding.exact``)."""
-        from problems.sharding.exact import solve_exact
+        """Local search and a certified bound; a further call goes on where the last one stopped.
 
-        return solve_exact(self, seconds=seconds, start=start)
+        See ``problems.sharding.exact``.
+        """
+        if self._exact_run is None:
+            from problems.sharding.exact import ExactRun
+
+            self._exact_run = ExactRun(self)
+        return self._exact_run.run(seconds=seconds, start=start)
 
     def explain_infeasibility(self) -> str:
         """Which rule or table leaves no plan, and the smallest relaxation."""
