@@ -17,8 +17,8 @@ _FILE_KINDS = (".mps", ".lp", ".mps.gz", ".lp.gz")
 def read_model(model: object) -> Polyhedron:
     """Arrays of a model: a path of an MPS or LP file, a `pyscipopt.Model`, or an OR-Tools MathOpt `Model`.
 
-    Variables keep the order of the model (for SCIP that of ``model.getVars(transformed=False)``, which puts binary before
-    integer before continuous ones). A maximized objective comes back with its sign turned.
+    Variables keep the order of the model (for SCIP that of ``model.getVars(transformed=False)``: binary before integer
+    before continuous ones). A maximized objective comes back with its sign turned.
 
     Raises:
         ValueError: a constraint that is not linear; the message names it.

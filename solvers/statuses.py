@@ -44,8 +44,9 @@ MATH_OPT = {
     1: Status.OPTIMAL,
     2: Status.INFEASIBLE,
     3: Status.UNBOUNDED,
+    5: Status.FEASIBLE,  # imprecise: a point, not good enough to be called optimal
+    6: Status.LIMIT,  # stopped by a limit, without a point
     9: Status.FEASIBLE,  # stopped by a limit, with a point
-    5: Status.LIMIT,  # stopped by a limit, without a point
 }
 
 
@@ -56,11 +57,5 @@ def translate(table: dict, code: object, *, has_point: bool) -> Status:
     """
     status = table.get(code, Status.ERROR)
     if has_point:
-        return (
-            status
-            if status.has_point or status is Status.UNBOUNDED
-            else (Status.FEASIBLE if status is Status.LIMIT else status)
-        )
-    if status is Status.FEASIBLE:
-        return Status.LIMIT
-    return Status.ERROR if status is Status.OPTIMAL else status
+        return Status.FEASIBLE if status is Status.LIMIT else status
+    return {Status.FEASIBLE: Status.LIMIT, Status.OPTIMAL: Status.ERROR}.get(status, status)

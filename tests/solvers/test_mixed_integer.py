@@ -421,3 +421,35 @@ print("fine")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("fine")
+
+
+def test_statuses_are_never_better_than_the_point() -> None:
+    from ortools.math_opt.python import mathopt
+
+    from solvers.statuses import MATH_OPT, SCIP, translate
+
+    reasons = {reason.name: translate(MATH_OPT, reason.value, has_point=True) for reason in mathopt.TerminationReason}
+    assert reasons["OPTIMAL"] is Status.OPTIMAL
+    assert reasons["FEASIBLE"] is reasons["IMPRECISE"] is reasons["NO_SOLUTION_FOUND"] is Status.FEASIBLE
+    assert reasons["NUMERICAL_ERROR"] is reasons["OTHER_ERROR"] is Status.ERROR
+    reasons = {reason.name: translate(MATH_OPT, reason.value, has_point=False) for reason in mathopt.TerminationReason}
+    assert reasons["OPTIMAL"] is Status.ERROR
+    assert reasons["FEASIBLE"] is reasons["NO_SOLUTION_FOUND"] is Status.LIMIT
+    assert reasons["INFEASIBLE"] is Status.INFEASIBLE
+    assert translate(SCIP, "timelimit", has_point=False) is Status.LIMIT
+    assert translate(SCIP, "timelimit", has_point=True) is Status.FEASIBLE
+    assert translate(SCIP, "what?", has_point=True) is Status.ERROR
+
+
+def test_a_linear_program_stops_in_time() -> None:
+    rng = np.random.default_rng(0)
+    size = 600
+    oracle = solvers.milp(
+        matrix=rng.random((size, size)), row_lower=1, upper=1, integrality=False, backend="glop", seconds=0.02
+    )
+    start = time.perf_counter()
+    batch = oracle.solve(rng.random((3, size)))
+    assert time.perf_counter() - start < 10.0
+    assert set(batch.status) <= {Status.OPTIMAL, Status.FEASIBLE, Status.LIMIT}
+    assert batch.status[0] is not Status.OPTIMAL
+    assert (np.isnan(batch.x).all(axis=1) | (oracle.violation(batch.x) <= 1e-6)).all()
