@@ -238,6 +238,8 @@ class ShardingProblem:
         """Whether `exact` is a matter of a second or so on most instances: where loads add up."""
         return self.cost.combine is Combine.SLOWEST_DEVICE
 
+    exact_goes_on = True
+
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
         """Local search and a certified bound; a further call goes on where the last one stopped.
 

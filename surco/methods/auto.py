@@ -36,7 +36,8 @@ class Auto:
     small space of aggregates, and sequential linearization. Then SurCo, local search and random perturbation take
     turns; a turn goes to the arm with the best recent gain per cost, every third turn to the one that waited longest.
     In the middle of the run an exact method that was not done gets its share of the seconds, started from the
-    incumbent. The last share of the budget polishes the incumbent by local search.
+    incumbent. An exact method whose calls go on where the last one stopped (``problem.exact_goes_on``) takes turns like
+    any other arm. The last share of the budget polishes the incumbent by such a method, else by local search.
 
     Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
     method that is not declared fast takes part only if there is a budget in seconds.
@@ -84,6 +85,7 @@ class Auto:
         return {
             "opening": opening,
             "is_exact_due": is_slow,
+            "goes_on": problem.ledger.budget.seconds is not None and bool(getattr(inner, "exact_goes_on", False)),
             "arms": {},
             "gain": {},
             "waited": {},
@@ -106,20 +108,24 @@ class Auto:
 
     def _play(self, problem: CountedProblem, state: State, generator: torch.Generator) -> tuple[State, Estimate | None]:
         ledger = problem.ledger
-        waited = state["waited"] or dict.fromkeys(("local_search", self._learner, "random"), 0)
+        names = ["exact_turn"] if state["goes_on"] else []
+        waited = state["waited"] or dict.fromkeys([*names, "local_search", self._learner, "random"], 0)
         arms = {name: state["arms"].get(name) for name in waited}
         open_arms = [name for name in waited if not (arms[name] or {}).get("done")]
         if not open_arms:
             return {**state, "done": True}, None
         gain = {name: state["gain"].get(name, math.inf) for name in waited}  # untried arms first
-        if self._used(problem) >= 1 - self.polish_share and "local_search" in open_arms:
-            name = "local_search"
+        polish = "exact_turn" if state["goes_on"] else "local_search"
+        if self._used(problem) >= 1 - self.polish_share and polish in open_arms:
+            name = polish
         elif state["turns"] % 3 == 2:
             name = max(open_arms, key=lambda arm: waited[arm])
         else:
             name = max(open_arms, key=lambda arm: (gain[arm], waited[arm]))
         before, clock = ledger.value, self._clock(problem)
         arm = self._turn(problem, name, arms[name], self.slice_share, generator)
+        if name == "exact_turn":
+            arm = None  # the problem keeps its state; the next turn goes on
         cost = max(self._clock(problem) - clock, 1e-9)
         improved = max(before - ledger.value, 0.0) if math.isfinite(before) else 0.0
         rate = improved / (abs(before) + 1e-12) / cost if math.isfinite(before) else 0.0
@@ -179,6 +185,8 @@ class Auto:
                 return SequentialLinearization()
             case "exact":
                 return ExactMethod(share=self.exact_share / (1 - self.exact_at))
+            case "exact_turn":
+                return ExactMethod(share=1.0, of_turn=True)
             case "probe":
                 return ExactMethod(share=self.probe_share)
             case "local_search":

@@ -20,10 +20,12 @@ class ExactMethod:
     Attributes:
         share: of the seconds that are left, the part given to it.
         seconds: hard limit of one run; None leaves ``share`` to decide.
+        of_turn: whether ``share`` is of the turn that a portfolio gave, not of the run.
     """
 
     share: float = 1.0
     seconds: float | None = None
+    of_turn: bool = False
     name: str = field(default="exact", init=False)
 
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
@@ -41,7 +43,8 @@ class ExactMethod:
     ) -> tuple[State, Estimate | None]:
         """The one run."""
         ledger = problem.ledger
-        limit = min(self.share * ledger.seconds_left, math.inf if self.seconds is None else self.seconds)
+        left = ledger.turn_left if self.of_turn else ledger.seconds_left
+        limit = min(self.share * left, math.inf if self.seconds is None else self.seconds)
         start = None if ledger.x is None else to_torch(ledger.x)
         answer = problem.inner.exact(seconds=limit if math.isfinite(limit) else None, start=start)  # type: ignore[attr-defined]
         method, ledger.method = ledger.method, self.name
