@@ -58,4 +58,6 @@ def translate(table: dict, code: object, *, has_point: bool) -> Status:
     status = table.get(code, Status.ERROR)
     if has_point:
         return Status.FEASIBLE if status is Status.LIMIT else status
-    return {Status.FEASIBLE: Status.LIMIT, Status.OPTIMAL: Status.ERROR}.get(status, status)
+    if status is Status.OPTIMAL:
+        return Status.ERROR
+    return Status.LIMIT if status is Status.FEASIBLE else status

@@ -443,9 +443,9 @@ def test_statuses_are_never_better_than_the_point() -> None:
 
 def test_a_linear_program_stops_in_time() -> None:
     rng = np.random.default_rng(0)
-    size = 600
+    size = 500
     oracle = solvers.milp(
-        matrix=rng.random((size, size)), row_lower=1, upper=1, integrality=False, backend="glop", seconds=0.02
+        matrix=rng.random((size, size)), row_lower=1, upper=1, integrality=False, backend="glop", seconds=1e-3
     )
     start = time.perf_counter()
     batch = oracle.solve(rng.random((3, size)))

@@ -82,13 +82,15 @@ def test_choices_are_found_in_any_program_and_solved_right(seed: int) -> None:
         kind = rng.integers(4)
         chosen = (rng.random(n) < 0.5).astype(float)
         if kind == 0:
-            rows.append(2.0 * chosen), low.append(2.0), high.append(2.0)
+            row = (2.0 * chosen, 2.0, 2.0)
         elif kind == 1:
-            rows.append(chosen), low.append(rng.choice([-np.inf, 0.0])), high.append(1.0)
+            row = (chosen, rng.choice([-np.inf, 0.0]), 1.0)
         elif kind == 2:
-            rows.append(rng.integers(-3, 5, n).astype(float)), low.append(-np.inf), high.append(rng.integers(0, 6))
+            row = (rng.integers(-3, 5, n).astype(float), -np.inf, rng.integers(0, 6))
         else:
-            rows.append(rng.integers(0, 4, n).astype(float)), low.append(1.0), high.append(np.inf)
+            row = (rng.integers(0, 4, n).astype(float), 1.0, np.inf)
+        for part, value in zip((rows, low, high), row, strict=True):
+            part.append(value)
     lower, upper = np.zeros(n), np.ones(n)
     lower[0] = rng.integers(2)
     upper[1] = rng.integers(2)
