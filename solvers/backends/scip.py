@@ -97,7 +97,7 @@ class ScipBackend:
         self._set_objective(costs)
         model.setParam("limits/time", 1e20 if seconds is None else max(float(seconds), 0.0))
         model.setParam("limits/gap", gap)
-        model.optimize()
+        model.optimizeNogil()  # other threads go on
         self._is_solved = True
         code = model.getStatus()
         if code == "userinterrupt":
