@@ -44,7 +44,7 @@ def milp(
         integrality: [n] or one truth value; nonzero means integer.
         backend: "auto" (chosen by a short trial on this set, see `MilpOracle.trial`), "scip", "scip-reoptimize",
             "highs", "cp-sat", "choice" (native, for 0/1 choices under few other rows), or, without integer variables,
-            "glop".
+            "glop", "highs" or "choice-lp".
         seconds: wall seconds allowed for each row.
         gap: relative gap at which a row may stop as ``FEASIBLE``; 0 asks for a proven optimum.
 
@@ -152,9 +152,9 @@ class MilpOracle:
         """Largest violation of a row, a bound or integrality, [..., n] -> [...]."""
         return self.polyhedron.violation(x)
 
-    def relaxation(self) -> MilpOracle:
-        """The linear program without integrality, warm-started from call to call in GLOP."""
-        return MilpOracle(self.polyhedron.relaxed(), backend=BackendName.GLOP, seconds=self._seconds)
+    def relaxation(self, backend: str = "glop") -> MilpOracle:
+        """The linear program without integrality; by default warm-started from call to call in GLOP."""
+        return MilpOracle(self.polyhedron.relaxed(), backend=backend, seconds=self._seconds)
 
     def reset(self) -> None:
         """Forget everything learned from earlier rows (bases, trees), so that answers do not depend on them."""

@@ -42,6 +42,7 @@ class BackendName(enum.StrEnum):
     CP_SAT = "cp-sat"
     GLOP = "glop"
     CHOICE = "choice"
+    CHOICE_LP = "choice-lp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ CAPABILITIES: dict[BackendName, Capability] = {
     BackendName.CHOICE: Capability(
         "solvers.backends.choice", "ChoiceBackend", has_continuous=False, needs_binaries=True
     ),
+    BackendName.CHOICE_LP: Capability("solvers.backends.choice", "ChoiceLpBackend", has_integers=False),
     BackendName.GLOP: Capability("solvers.backends.glop", "GlopBackend", has_integers=False),
 }
 
@@ -86,11 +88,11 @@ def why_not(name: BackendName, polyhedron: Polyhedron) -> str:
         data = polyhedron.matrix.data
         if data.size and ((data != np.rint(data)).any() or np.abs(data).max() > _CP_SAT_LARGEST):
             return f"{name} needs integral row coefficients"
-    if name is BackendName.CHOICE:
+    if name in (BackendName.CHOICE, BackendName.CHOICE_LP):
         from solvers.backends.choice import MOST_RESOURCES, find_choice_form
 
         if find_choice_form(polyhedron) is None:
-            return f"{name} needs disjoint rows 'sum of x = 1' or '<= 1' and at most {MOST_RESOURCES} other limits"
+            return f"{name} needs 0 <= x <= 1, disjoint rows 'sum = 1' or '<= 1', at most {MOST_RESOURCES} other limits"
     return ""
 
 

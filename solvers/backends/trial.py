@@ -33,7 +33,8 @@ _ADVANTAGE = 1.5
 """A backend replaces one earlier in the order only if it is this many times faster: noise must not decide."""
 
 _ORDER = (BackendName.CHOICE, BackendName.SCIP, BackendName.CP_SAT, BackendName.HIGHS)
-_HARD = (BackendName.CP_SAT, BackendName.SCIP)
+_LINEAR_ORDER = (BackendName.CHOICE_LP, BackendName.GLOP, BackendName.HIGHS)
+_HARD = (BackendName.CP_SAT, BackendName.SCIP, BackendName.HIGHS)
 """First able one where no backend answers the trial in time."""
 
 _known: dict[str, Trial] = {}
@@ -63,8 +64,6 @@ def choose_backend(polyhedron: Polyhedron, seconds: float | None = None) -> Tria
         polyhedron: the set.
         seconds: wall seconds a row may take in use; the trial takes less for a row.
     """
-    if not polyhedron.is_integer.any():
-        return Trial(BackendName.GLOP, {}, {})
     key = _fingerprint(polyhedron)
     if key not in _known:
         _known[key] = _read(key, polyhedron) or _write(key, _run_trial(polyhedron, seconds))
@@ -84,7 +83,7 @@ def _run_trial(polyhedron: Polyhedron, seconds: float | None) -> Trial:
     spent: dict[str, float] = {}
     skipped: dict[str, str] = {}
     best: BackendName | None = None
-    for name in _ORDER:
+    for name in _ORDER if polyhedron.is_integer.any() else _LINEAR_ORDER:
         reason = why_not(name, polyhedron)
         if reason:
             skipped[name] = reason

@@ -70,7 +70,10 @@ def test_backends_that_cannot_are_skipped_with_a_reason(folder: Path) -> None:
     assert oracle.backend in ("scip", "highs")
     assert oracle.trial is not None
     assert "continuous" in oracle.trial.skipped["cp-sat"]
-    assert solvers.milp(matrix=[[1.0]], row_upper=1, integrality=False).backend == "glop"
+    linear = solvers.milp(matrix=[[1.0]], row_upper=1, integrality=False)
+    assert linear.backend in ("glop", "highs")
+    assert linear.trial is not None
+    assert "choice-lp" in linear.trial.skipped
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -109,6 +112,11 @@ def test_choices_are_found_in_any_program_and_solved_right(seed: int) -> None:
     assert set(batch.status) == {"optimal"}
     np.testing.assert_allclose(batch.objective, (costs @ points.T).min(axis=1), atol=1e-12)
     assert (oracle.violation(batch.x) == 0).all()
+    relaxed, wanted = oracle.relaxation("choice-lp"), oracle.relaxation("highs").solve(costs)
+    found = relaxed.solve(costs)
+    assert set(found.status) == {"optimal"}
+    np.testing.assert_allclose(found.objective, wanted.objective, atol=1e-7)
+    assert (relaxed.violation(found.x) <= 1e-7).all()
 
 
 def test_no_choice_form_for_other_programs() -> None:
