@@ -177,3 +177,30 @@ def test_options_need_not_be_sorted_by_group() -> None:
     np.testing.assert_array_equal(mixed.x, plain.x[:, order])
     free = solvers.multiple_choice(groups, np.zeros((0, 18)), np.zeros(0)).solve(costs)
     np.testing.assert_allclose(free.objective, costs.reshape(5, 6, 3).min(axis=2).sum(axis=1))
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.37])  # whole sizes go to CP-SAT, others to SCIP
+def test_a_row_that_is_handed_over_has_the_same_optimum(unit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from solvers import choice
+
+    rng = np.random.default_rng(2)
+    sizes = rng.integers(5, 26, 30) * unit
+    capacities = np.full(5, 1.03 * sizes.sum() / 5)
+    costs = rng.standard_normal((4, 150))
+    wanted = solvers.generalized_assignment(sizes, capacities).solve(costs)
+    for name in ("_NATIVE_NODES", "_FIRST_NODES", "_TIMED_NODES"):
+        monkeypatch.setattr(choice, name, 1)
+    handed: list[float] = []
+    hand_over = choice.MultipleChoiceOracle._hand_over
+
+    def count(self: solvers.MultipleChoiceOracle, *arguments: object) -> object:
+        handed.append(1.0)
+        return hand_over(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(choice.MultipleChoiceOracle, "_hand_over", count)
+    batch = solvers.generalized_assignment(sizes, capacities).solve(costs)
+    assert handed
+    assert batch.status == wanted.status == (Status.OPTIMAL,) * 4
+    np.testing.assert_allclose(batch.objective, wanted.objective, rtol=1e-9)
+    empty = solvers.generalized_assignment(sizes, capacities * 0.9)  # less room than items
+    assert set(empty.solve(costs).status) == {Status.INFEASIBLE}
