@@ -65,6 +65,10 @@ class BoundCost(Protocol):
         """Times [..., 4, D] -> [...]."""
         ...
 
+    def merge_ms(self, times: Tensor) -> Tensor:
+        """One time in each phase that stands for all devices in `value_ms`, [..., 4, D] -> [..., 4]; -inf is none."""
+        ...
+
     def single_ms(self) -> NDArray[np.float64]:
         """[4, T, D] load that a table has alone; the sum over the tables of a device never exceeds its load."""
         ...
@@ -131,6 +135,11 @@ class BoundAdditive:
     def value_ms(self, times: Tensor) -> Tensor:
         """Slowest device, [..., 4, D] -> [...]."""
         return times.sum(-2).amax(-1)
+
+    def merge_ms(self, times: Tensor) -> Tensor:
+        """The slowest device's total as the time of the first phase."""
+        slowest = times.sum(-2).amax(-1)
+        return torch.stack([slowest, *[torch.zeros_like(slowest)] * 3], dim=-1)
 
     def single_ms(self) -> NDArray[np.float64]:
         """[4, T, D], exact here."""

@@ -64,15 +64,16 @@ class ExactRun:
         quiet = 0
         while self._is_open() and quiet < QUIET_TURNS and (left := deadline - time.perf_counter()) > 0.02:
             before = (self.search.best_value, self.bound)
-            turn = min(self._slice, max(0.02, 0.2 * limit))
-            self.search.run(seconds=min(turn, left), target=self.bound * (1.0 + OPTIMAL_GAP))
+            turn = min(self._slice, left)
+            self.search.run(seconds=turn, target=self.bound * (1.0 + OPTIMAL_GAP))
             if self._is_open():
-                self._raise_bound(turn, deadline)
+                self._raise_bound(self._slice, deadline)
             is_still = (
                 before[0] - self.search.best_value < 1e-5 * before[0] and self.bound - before[1] < 1e-4 * before[1]
             )
             quiet = quiet + 1 if is_still else 0
-            self._slice *= SLICE_GROWTH if turn == self._slice else 1.0
+            if turn == self._slice:
+                self._slice *= SLICE_GROWTH
         x = self.problem.design(self.search.best)
         value = float(self.problem.objective(x))
         bound = min(self.bound, value)
@@ -135,8 +136,8 @@ class ExactRun:
         bounds: dict[Form, float] = {}
         for form in self._forms:
             left = deadline - time.perf_counter()
-            if left < 0.02 or not self._is_open():
-                return
+            if left < 0.5 * turn or not self._is_open():
+                return  # a linear program cut off is work lost
             if form not in self._programs:
                 self._programs[form] = LevelProgram(self.problem, self.search.best, form)
             program = self._programs[form]

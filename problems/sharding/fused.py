@@ -117,7 +117,11 @@ class BoundFused:
 
     def value_ms(self, times: Tensor) -> Tensor:
         """Sum over the phases of the smooth max over devices, [..., 4, D] -> [...]."""
-        return (self.temperature_ms * torch.logsumexp(times / self.temperature_ms, dim=-1)).sum(-1)
+        return self.merge_ms(times).sum(-1)
+
+    def merge_ms(self, times: Tensor) -> Tensor:
+        """Smooth max of each phase, [..., 4, D] -> [..., 4]."""
+        return self.temperature_ms * torch.logsumexp(times / self.temperature_ms, dim=-1)
 
     def single_ms(self) -> NDArray[np.float64]:
         """[4, T, D] loads of tables alone; a table's own working set is never more than its device's."""

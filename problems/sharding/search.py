@@ -15,8 +15,9 @@ from problems.sharding.symmetry import Index
 if TYPE_CHECKING:
     from problems.sharding.problem import ShardingProblem
 
-CHUNK = 8192  # candidates scored at once
+CHUNK = 1024  # candidates scored at once
 MAX_SPLIT = 11  # groups of two devices whose every split is tried
+SPLITS = 50  # such splits between two descents
 TIE_WEIGHT = 1e-6  # of the root mean square device time, against the value: among equal values, the evener plan
 
 
@@ -42,12 +43,12 @@ class PlanSearch:
         self.best, self.best_value = self.choice.copy(), self.value
 
     def run(self, *, seconds: float, target: float = -np.inf, rounds: int | None = None) -> None:
-        """Descend, then kick and descend again, until the time is up or the best value reaches ``target``.
+        """Descend; then re-split pairs of devices, kick every other time, and descend again, while there is time.
 
         Args:
             seconds: wall seconds.
             target: stop at this value or below.
-            rounds: kicks at most; None leaves it to the time.
+            rounds: of splits and descents, at most; None leaves it to the time.
         """
         deadline = time.perf_counter() + seconds
         self.descend(deadline, target)
@@ -56,9 +57,11 @@ class PlanSearch:
         done = 0
         while time.perf_counter() < deadline and self.best_value > target and (rounds is None or done < rounds):
             before, merit = self.choice.copy(), self.merit
-            if done % 3:
+            for _ in range(SPLITS):
                 self._resplit()
-            else:
+                if time.perf_counter() > deadline or self.best_value <= target:
+                    break
+            if done % 2:
                 self._kick(int(self.rng.integers(2, 7)))
             self.descend(deadline, target)
             if self.merit > merit * (1.0 + 1e-3 * self.rng.random() ** 4):  # rarely keep a slightly worse plan
@@ -89,13 +92,30 @@ class PlanSearch:
         self.features = features_of_choice(self.problem, choice[None])[0]  # [F, D]
         self.used = self.oracle.loads(choice[None])[0]
         self.times = self.problem.cost.times_ms(self.problem.cost.loads_ms(self.features))  # [4, D]
-        value, merit = self._score(self.times[None])
-        self.value, self.merit = float(value[0]), float(merit[0])
+        self.value = float(self.problem.cost.value_ms(self.times))
+        self.squares = self.times.sum(0).square()  # [D]
+        self.merit = self.value + TIE_WEIGHT * float(self.squares.mean().sqrt())
 
-    def _score(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and merit of times [K, 4, D]."""
-        value = self.problem.cost.value_ms(times)
-        return value, value + TIE_WEIGHT * times.sum(1).square().mean(1).sqrt()
+    def _merit(self, changed: Tensor, others: Tensor, squares: Tensor) -> Tensor:
+        """Merit of K candidates that change two devices.
+
+        Args:
+            changed: [K, 4, 2] times of the two devices after the move.
+            others: [K, 4] or [1, 4], one time in each phase that stands for all other devices.
+            squares: [K] or [1], sum of the squared totals of the others.
+        """
+        rows = len(changed)
+        value = self.problem.cost.value_ms(torch.cat([changed, others.expand(rows, 4)[..., None]], dim=-1))
+        total = changed.sum(1).square().sum(1) + squares
+        return value + TIE_WEIGHT * (total / len(self.used)).sqrt()
+
+    def _others(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands for all devices but two [P]: times [P, 4] and the sum of squares [P]."""
+        times = self.times.repeat(len(first), 1, 1)
+        rows = torch.arange(len(first))
+        times[rows, :, first] = times[rows, :, second] = -torch.inf
+        squares = (self.squares.sum() - self.squares[first] - self.squares[second]).clamp(min=0.0)
+        return self.problem.cost.merge_ms(times), squares
 
     def _critical(self) -> Index:
         """The busiest device of each phase and overall."""
@@ -103,21 +123,21 @@ class PlanSearch:
         return np.unique(np.array(worst))
 
     def _improve(self, devices: Index | None) -> bool:
-        """Take the best move that starts on one of ``devices`` (None: any); False if none improves."""
+        """Take an improving move that starts on one of ``devices`` (None: any); False if there is none.
+
+        The moves are scored chunk by chunk in random order; the best of the first chunk with an improvement is taken.
+        """
         first, second, target = self._candidates(devices)
-        if not len(first):
-            return False
-        best_merit, best_move = self.merit - 1e-12 * abs(self.merit), None
+        order = self.rng.permutation(len(first))
         for low in range(0, len(first), CHUNK):
-            part = slice(low, low + CHUNK)
+            part = order[low : low + CHUNK]
             merit = self._try(first[part], second[part], target[part])
             k = int(merit.argmin())
-            if merit[k] < best_merit:
-                best_merit, best_move = float(merit[k]), low + k
-        if best_move is None:
-            return False
-        self._apply(int(first[best_move]), int(second[best_move]), int(target[best_move]))
-        return True
+            if float(merit[k]) < self.merit - 1e-12 * abs(self.merit):
+                move = part[k]
+                self._apply(int(first[move]), int(second[move]), int(target[move]))
+                return True
+        return False
 
     def _candidates(self, devices: Index | None) -> tuple[Index, Index, Index]:
         """Feasible moves: group ``first`` goes to ``target``; ``second`` (or -1) comes back."""
@@ -148,7 +168,6 @@ class PlanSearch:
     def _try(self, first: Index, second: Index, target: Index) -> Tensor:
         """Merit of each candidate."""
         self.evaluations += len(first)
-        rows = torch.arange(len(first))
         f, s, t = (torch.from_numpy(np.ascontiguousarray(v)) for v in (first, second, target))
         source = torch.from_numpy(self.choice[first])
         is_swap = (s >= 0).to(torch.float64)
@@ -157,10 +176,10 @@ class PlanSearch:
         enter = self.features[:, t] + self.weights[:, f, t] - is_swap * self.weights[:, s, t]
         pair = torch.stack([leave, enter], dim=-1).clamp(min=0.0).movedim(1, 0)  # [K, F, 2]
         changed = self.problem.cost.times_ms(self.problem.cost.loads_ms(pair))  # [K, 4, 2]
-        times = self.times.expand(len(first), -1, -1).clone()
-        times[rows, :, source] = changed[..., 0]
-        times[rows, :, t] = changed[..., 1]
-        return self._score(times)[1]
+        devices = len(self.used)
+        pairs, index = torch.unique(source * devices + t, return_inverse=True)
+        others, squares = self._others(pairs // devices, pairs % devices)
+        return self._merit(changed, others[index], squares[index])
 
     def _resplit(self) -> None:
         """Share the groups of a busy device and another one out anew: the best of all 2^m splits of m of them."""
@@ -187,9 +206,7 @@ class PlanSearch:
         pair = torch.stack([base_a + split @ weight_a.T, base_b + (1.0 - split) @ weight_b.T], dim=-1).clamp(min=0.0)
         self.evaluations += len(keep)
         changed = self.problem.cost.times_ms(self.problem.cost.loads_ms(pair))
-        times = self.times.expand(len(keep), -1, -1).clone()
-        times[:, :, a], times[:, :, b] = changed[..., 0], changed[..., 1]
-        merit = self._score(times)[1]
+        merit = self._merit(changed, *self._others(torch.tensor([a]), torch.tensor([b])))
         row = int(merit.argmin())
         if float(merit[row]) < self.merit - 1e-12 * abs(self.merit):
             choice = self.choice.copy()
