@@ -21,9 +21,10 @@ help: ## Show the targets.
 
 setup: $(STAMP) ## Make .venv with everything in it, tested versions.
 
-$(STAMP): pyproject.toml constraints.txt .ci/venv.sh
+$(STAMP): pyproject.toml constraints.txt .ci/venv.sh .ci/torchrec.txt
 	bash .ci/venv.sh $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --quiet --no-deps -r .ci/torchrec.txt
 	@touch $@
 
 demo: setup ## Shard the MLPerf tables and route a real network; table and HTML report under runs/demo/.
