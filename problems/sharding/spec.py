@@ -60,7 +60,7 @@ class ShardingSpec:
         return {
             "domain": DOMAIN_NAME,
             "id": self.id,
-            "tables": [_table_to_json(table) for table in self.tables],
+            "tables": [table_to_json(table) for table in self.tables],
             "devices": [asdict(device) for device in self.devices],
             "workload": {**asdict(self.workload), "optimizer": self.workload.optimizer.value},
             "cost_model": self.cost_model.to_json(),
@@ -79,17 +79,19 @@ def spec_from_json(spec: Mapping[str, Any]) -> ShardingSpec:
     Raises:
         InvalidInputError: anything unknown, missing, of the wrong type or out of range; the message says where.
     """
-    spec = _object(spec, "the spec")
-    _check_keys(spec, TOP_KEYS, "the spec")
+    spec = json_object(spec, "the spec")
+    check_keys(spec, TOP_KEYS, "the spec")
     if spec.get("domain", DOMAIN_NAME) != DOMAIN_NAME:
         raise InvalidInputError(f'Expected a spec with "domain": "{DOMAIN_NAME}", got {spec["domain"]!r}.')
     for key in ("tables", "devices"):
         if key not in spec:
             raise InvalidInputError(f"Expected the spec to have {key!r}, a list of objects; it is missing.")
-    tables = tuple(_table(entry, f"tables[{i}]") for i, entry in enumerate(_list(spec["tables"], "tables")))
+    tables = tuple(
+        table_from_json(entry, f"tables[{i}]") for i, entry in enumerate(json_list(spec["tables"], "tables"))
+    )
     devices: list[Device] = []
-    for i, entry in enumerate(_list(spec["devices"], "devices")):
-        devices.extend(_devices(entry, f"devices[{i}]"))
+    for i, entry in enumerate(json_list(spec["devices"], "devices")):
+        devices.extend(devices_from_json(entry, f"devices[{i}]"))
     break_symmetry = spec.get("break_symmetry", True)
     if not isinstance(break_symmetry, bool):
         raise InvalidInputError(f"Expected break_symmetry to be true or false, got {break_symmetry!r}.")
@@ -99,9 +101,9 @@ def spec_from_json(spec: Mapping[str, Any]) -> ShardingSpec:
     return ShardingSpec(
         tables=tables,
         devices=tuple(devices),
-        workload=build(Workload, _object(spec.get("workload", {}), "workload"), "workload"),
+        workload=build(Workload, json_object(spec.get("workload", {}), "workload"), "workload"),
         cost_model=_cost_model(spec.get("cost_model", {"name": AdditiveCost.name})),
-        constraints=_constraints(_object(spec.get("constraints", {}), "constraints")),
+        constraints=_constraints(json_object(spec.get("constraints", {}), "constraints")),
         break_symmetry=break_symmetry,
         id=identifier,
     )
@@ -114,7 +116,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         InvalidInputError: with the place ``where`` in front.
     """
     names = [item.name for item in fields(cls)]  # type: ignore[arg-type]
-    _check_keys(values, names, where)
+    check_keys(values, names, where)
     hints = typing.get_type_hints(cls)
     arguments: dict[str, Any] = {}
     for item in fields(cls):  # type: ignore[arg-type]
@@ -140,7 +142,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             )
         return hint(value)
     if typing.get_origin(hint) is tuple:
-        return tuple(_list(value, where))
+        return tuple(json_list(value, where))
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)  # JSON writers may print 1e6
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -148,10 +150,11 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _table(entry: Any, where: str) -> Table:
-    values = dict(_object(entry, where))
+def table_from_json(entry: Any, where: str) -> Table:
+    """Read one table; ``where`` names the place in errors."""
+    values = dict(json_object(entry, where))
     if "access" in values:
-        access = dict(_object(values["access"], f"{where}.access"))
+        access = dict(json_object(values["access"], f"{where}.access"))
         kind = access.pop("kind", None)
         if kind not in ACCESS_KINDS:
             raise InvalidInputError(f"{where}.access: unknown kind {kind!r}.{suggestion(str(kind), ACCESS_KINDS)}")
@@ -159,7 +162,8 @@ def _table(entry: Any, where: str) -> Table:
     return build(Table, values, where)
 
 
-def _table_to_json(table: Table) -> dict[str, Any]:
+def table_to_json(table: Table) -> dict[str, Any]:
+    """JSON object of a table."""
     values = asdict(table)
     values["dtype"] = table.dtype.value
     if table.state_bytes is None:
@@ -170,8 +174,9 @@ def _table_to_json(table: Table) -> dict[str, Any]:
     return values
 
 
-def _devices(entry: Any, where: str) -> list[Device]:
-    values = dict(_object(entry, where))
+def devices_from_json(entry: Any, where: str) -> list[Device]:
+    """Read a device, or ``count`` of them."""
+    values = dict(json_object(entry, where))
     if "count" not in values:
         if "per_host" in values:
             raise InvalidInputError(f"{where}: 'per_host' goes with 'count'; it is missing.")
@@ -192,7 +197,7 @@ def _devices(entry: Any, where: str) -> list[Device]:
 
 
 def _cost_model(value: Any) -> CostModel:
-    values = dict(_object(value, "cost_model"))
+    values = dict(json_object(value, "cost_model"))
     name = values.pop("name", None)
     if not isinstance(name, str) or name not in COST_MODELS:
         raise InvalidInputError(f"cost_model: unknown name {name!r}.{suggestion(str(name), COST_MODELS)}")
@@ -200,31 +205,35 @@ def _cost_model(value: Any) -> CostModel:
 
 
 def _constraints(values: Mapping[str, Any]) -> Constraints:
-    _check_keys(values, ("pin", "forbid", "colocate"), "constraints")
-    pin = dict(_object(values.get("pin", {}), "constraints.pin"))
+    check_keys(values, ("pin", "forbid", "colocate"), "constraints")
+    pin = dict(json_object(values.get("pin", {}), "constraints.pin"))
     forbid = [
-        tuple(_list(pair, "constraints.forbid")) for pair in _list(values.get("forbid", []), "constraints.forbid")
+        tuple(json_list(pair, "constraints.forbid"))
+        for pair in json_list(values.get("forbid", []), "constraints.forbid")
     ]
     colocate = [
-        tuple(_list(names, "constraints.colocate"))
-        for names in _list(values.get("colocate", []), "constraints.colocate")
+        tuple(json_list(names, "constraints.colocate"))
+        for names in json_list(values.get("colocate", []), "constraints.colocate")
     ]
     return Constraints(pin=pin, forbid=tuple(forbid), colocate=tuple(colocate))  # type: ignore[arg-type]
 
 
-def _object(value: Any, where: str) -> Mapping[str, Any]:
+def json_object(value: Any, where: str) -> Mapping[str, Any]:
+    """``value`` if it is a JSON object, else InvalidInputError."""
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"Expected {where} to be a JSON object, got {type(value).__name__}: {value!r:.80}.")
     return value
 
 
-def _list(value: Any, where: str) -> Sequence[Any]:
+def json_list(value: Any, where: str) -> Sequence[Any]:
+    """``value`` if it is a list, else InvalidInputError."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise InvalidInputError(f"Expected {where} to be a list, got {type(value).__name__}: {value!r:.80}.")
     return value
 
 
-def _check_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def check_keys(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raise InvalidInputError for a key that is not known."""
     for key in values:
         if key not in known:
             raise InvalidInputError(f"{where}: unknown key {key!r}.{suggestion(str(key), known)}")
