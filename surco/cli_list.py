@@ -8,13 +8,17 @@ import json
 import sys
 
 from surco.errors import InvalidInputError
-from surco.registry import closest, ids
+from surco.registry import broken_domains, closest, ids
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "pattern", nargs="?", default="", metavar="PATTERN", help="part of an id, or a glob like '*-v0'"
+        "pattern",
+        nargs="?",
+        default="",
+        metavar="PATTERN",
+        help="part of an id, or a glob like '*-v0'; upper or lower case",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, id -> description")
 
@@ -22,9 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print one line a problem: id, tab-free, and what it is."""
     known = ids()
+    for name, reason in broken_domains().items():
+        sys.stderr.write(f"note: the domain `{name}` cannot be loaded ({reason}); its problems are missing here.\n")
     pattern = arguments.pattern
     glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    found = {id: line for id, line in known.items() if fnmatch.fnmatchcase(id, glob)}
+    found = {id: line for id, line in known.items() if fnmatch.fnmatchcase(id.lower(), glob.lower())}
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
         return 0

@@ -146,10 +146,11 @@ class CountedProblem:
         """Values of f at the rows of x [R, n], counted and recorded; NaN where it fails."""
         ledger = self.ledger
         ledger.objective_calls += len(x)
+        has_raised = False
         try:
             found = self.inner.objective(x)
         except (Exception, SystemExit) as error:  # a user's objective may raise anything; find the rows that do
-            found = self._one_by_one(x, error)
+            found, has_raised = self._one_by_one(x, error), True
         if not isinstance(found, Tensor) or found.shape != x.shape[:-1]:
             came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InvalidInputError(
@@ -161,7 +162,8 @@ class CountedProblem:
         failed = ~np.isfinite(detached)
         if failed.any():
             ledger.objective_failures += int(failed.sum())
-            ledger.note("objective: not a finite number")
+            if not has_raised:  # else the note names the error
+                ledger.note("objective: not a finite number")
             detached = np.where(failed, np.nan, detached)
             found = torch.where(torch.from_numpy(failed), torch.full_like(found, math.nan), found)
         if not is_relaxed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -128,8 +129,8 @@ def collate(items: Sequence[Mapping[str, Tensor]]) -> Batch:
     return Batch(features)
 
 
-class Family:
-    """A distribution of problems. A domain fills in the five methods that raise here.
+class Family(ABC):
+    """A distribution of problems. A domain fills in the five abstract methods.
 
     Attributes:
         id: for example ``"sharding/dlrm-50t-8d-nonlinear-v0"``.
@@ -141,29 +142,29 @@ class Family:
 
     # ------------------------------------------------------------------ to fill in
 
+    @abstractmethod
     def draw(self, split: Split, rng: np.random.Generator) -> Problem:
         """Draw one problem of a split; all randomness from ``rng``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, problem: Problem) -> Features:
         """Describe a problem in the schema; it need not be drawn from the family.
 
         Raises:
             InvalidInputError: a problem that the schema cannot describe.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, features: Features, x: Tensor) -> Tensor:
         """Objective of padded designs [B, ..., *design shape] -> [B, ...]; differentiable, no loop over instances."""
-        raise NotImplementedError
 
+    @abstractmethod
     def network(self, **config: Any) -> torch.nn.Module:
         """A fresh surrogate network: batched features -> costs [B, *design shape], zero where padded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reference(self, problem: Problem) -> float:
         """A value of f to measure regret against: the best that the field's rules reach."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ may be replaced
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from solvers.oracle import Array, OracleBatch, Status
 from surco.bridge import to_numpy, to_torch
 from surco.budget import Budget, BudgetExhausted
+from surco.designs import pack, unpack
 from surco.errors import InfeasibleError
 from surco.protocols import ExplainsInfeasibility, Problem
 from surco.result import Point, Stats, relative_gap
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FEASIBILITY_TOLERANCE = 1e-6
 OPTIMALITY_GAP = 1e-6  # relative; a value this close to its bound is called optimal
+ROUNDING = 1e-12  # absolute; a value this close to its bound is optimal whatever its size: 1e-17 against 0
 MEMORY_BYTES = 64e6  # of designs whose value is remembered
 
 
@@ -97,8 +99,10 @@ class Ledger:
     @property
     def is_optimal(self) -> bool:
         """Whether the incumbent meets the bound."""
-        gap = relative_gap(self.value, self.bound) if self.x is not None else None
-        return gap is not None and gap <= OPTIMALITY_GAP
+        if self.x is None:
+            return False
+        gap = relative_gap(self.value, self.bound)
+        return (gap is not None and gap <= OPTIMALITY_GAP) or self.value - self.bound <= ROUNDING
 
     @property
     def spent(self) -> int:
@@ -258,9 +262,9 @@ class Ledger:
         return {
             **mark,
             "trace": [[getattr(p, name) for name in Point.__slots__] for p in self.trace[: mark["trace"]]],
-            "known": _stacked(values),
+            "known": pack(_stacked(values)),
             "known_values": torch.tensor(list(values.values()), dtype=torch.float64),
-            "pending": _stacked(mark["pending"]),
+            "pending": pack(_stacked(mark["pending"])),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -273,9 +277,9 @@ class Ledger:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         self.notes = dict(state["notes"])
         self.trace = [Point(*row) for row in state["trace"]]
-        known = to_numpy(state["known"])
+        known = to_numpy(unpack(state["known"]))
         self.values = {row.tobytes(): float(v) for row, v in zip(known, state["known_values"].tolist(), strict=True)}
-        self.pending = {row.tobytes(): row.copy() for row in to_numpy(state["pending"])}
+        self.pending = {row.tobytes(): row.copy() for row in to_numpy(unpack(state["pending"]))}
 
 
 def _slack(value: float) -> float:

@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,7 +45,12 @@ class Domain(Protocol):
 def _domain(name: str) -> Domain:
     for point in entry_points(group=GROUP):
         if point.name == name:
-            return point.load()
+            try:
+                return point.load()
+            except Exception as error:  # somebody else's code: name it instead of failing as if it were ours
+                raise InvalidInputError(
+                    f"The domain `{name}` of {_distribution(point)} cannot be loaded: {type(error).__name__}: {error}."
+                ) from error
     raise UnknownIdError(f"No domain `{name}`.{closest(name, domain_names())}")
 
 
@@ -54,9 +59,21 @@ def domain_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
+def broken_domains() -> dict[str, str]:
+    """Installed domains that cannot be loaded, with the reason."""
+    broken: dict[str, str] = {}
+    for name in domain_names():
+        try:
+            _domain(name)
+        except InvalidInputError as error:
+            broken[name] = str(error)
+    return broken
+
+
 def ids() -> dict[str, str]:
-    """All registered ids with a line of description each."""
-    return {id: line for name in domain_names() for id, line in _domain(name).ids().items()}
+    """All registered ids with a line of description each; domains that cannot be loaded are left out."""
+    broken = broken_domains()
+    return {id: line for name in domain_names() if name not in broken for id, line in _domain(name).ids().items()}
 
 
 def make(id: str, /, **overrides: Any) -> Problem:
@@ -129,6 +146,10 @@ def closest(name: str, choices: Iterable[str]) -> str:
         return f" Did you mean `{near[0]}`?"
     shown = ", ".join(choices[:8]) + (" ..." if len(choices) > 8 else "")
     return f" Known: {shown}."
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unnamed distribution"
 
 
 def _shown(value: object) -> str:

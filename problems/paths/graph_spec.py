@@ -77,26 +77,52 @@ def read(spec: Mapping[str, Any]) -> tuple[nx.Graph, Hashable, Hashable, float]:
             f"Expected a paths spec with the keys edges ([u, v, mean, variance] each), source, target, deadline, and "
             f"optionally nodes, directed, multigraph, positions; {wrong}."
         )
-    is_multigraph = bool(spec.get("multigraph", False))
-    graph = _KINDS[bool(spec.get("directed", False)), is_multigraph]()
-    graph.add_nodes_from(_name(node) for node in spec.get("nodes", ()))
-    for edge in spec["edges"]:
+    is_multigraph, is_directed = (_flag(spec, key) for key in ("multigraph", "directed"))
+    graph = _KINDS[is_directed, is_multigraph]()
+    graph.add_nodes_from(_name(node) for node in _list(spec, "nodes", ()))
+    for edge in _list(spec, "edges"):
         if not isinstance(edge, list | tuple) or not 4 <= len(edge) <= 4 + is_multigraph:
             raise InvalidInputError(f"Expected an edge as [u, v, mean, variance], got {edge!r}.")
         u, v = _name(edge[0]), _name(edge[1])
-        attributes = {"mean": edge[2], "variance": edge[3]}
+        attributes = {
+            name: _number(edge[i], f"the {name} of edge {edge!r}") for i, name in ((2, "mean"), (3, "variance"))
+        }
         if is_multigraph:
             graph.add_edge(u, v, key=_name(edge[4]) if len(edge) == 5 else None, **attributes)
         elif graph.has_edge(u, v):
             raise InvalidInputError(f'Expected one edge between {u!r} and {v!r}, got two. Try `"multigraph": true`.')
         else:
             graph.add_edge(u, v, **attributes)
-    positions = spec.get("positions")
-    if positions is not None:
+    if spec.get("positions") is not None:
+        positions = _list(spec, "positions")
         if len(positions) != len(graph):
             raise InvalidInputError(f"Expected {len(graph)} positions, one a node, got {len(positions)}.")
-        nx.set_node_attributes(graph, dict(zip(graph, map(tuple, positions), strict=True)), "pos")
-    return graph, _name(spec["source"]), _name(spec["target"]), spec["deadline"]
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in positions):
+            raise InvalidInputError("Expected every position to be [x, y].")
+        points = [tuple(_number(number, f"the position {pair!r}") for number in pair) for pair in positions]
+        nx.set_node_attributes(graph, dict(zip(graph, points, strict=True)), "pos")
+    deadline = _number(spec["deadline"], "the `deadline`")
+    return graph, _name(spec["source"]), _name(spec["target"]), deadline
+
+
+def _flag(spec: Mapping[str, Any], key: str) -> bool:
+    value = spec.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"Expected `{key}` to be true or false, got {value!r}.")
+    return value
+
+
+def _list(spec: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    value = spec.get(key, default)
+    if not isinstance(value, list | tuple):
+        raise InvalidInputError(f"Expected `{key}` to be a list, got {value!r}.")
+    return value
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInputError(f"Expected {what} to be a number, got {value!r}.")
+    return value
 
 
 def _plain(node: object) -> Any:

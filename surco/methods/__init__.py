@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from surco.errors import InvalidInputError, UnknownIdError
@@ -58,11 +59,26 @@ def build_method(method: str | Method, problem: Problem, options: dict[str, Any]
         unknown = sorted(set(options) - known)
         if unknown:
             raise InvalidInputError(f"Method `{method}` has no option `{unknown[0]}`.{closest(unknown[0], known)}")
+        for field in dataclasses.fields(cls):
+            if field.name in options:
+                _check_number(f"{method}'s `{field.name}`", str(field.type), options[field.name])
         return cls(**options)
     names = sorted(problem.heuristics()) if isinstance(problem, HasHeuristics) else []
     if method in names:
         return Heuristic(method)
     raise UnknownIdError(f"No method `{method}`.{closest(method, [*METHODS, *offered, *names])}")
+
+
+def _check_number(what: str, type_: str, value: Any) -> None:
+    """Raise unless an option whose type is a plain number is one, of a size that a method can work with."""
+    kind = type_.removesuffix(" | None")
+    if kind not in ("int", "float") or (value is None and kind != type_):
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind == "int" and not (is_number and value >= 1 and value == int(value)):
+        raise InvalidInputError(f"Expected {what} to be an integer of at least 1, got {value!r}.")
+    if not (is_number and value >= 0):
+        raise InvalidInputError(f"Expected {what} to be a number of at least 0, got {value!r}.")
 
 
 __all__ = [

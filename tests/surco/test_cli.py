@@ -186,6 +186,20 @@ def test_list_filters_by_part_and_by_glob(capsys: pytest.CaptureFixture[str]) ->
     assert list(json.loads(capsys.readouterr().out)) == ["toy/choose-v0", "toy/slow-v0"]
 
 
+def test_a_broken_domain_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[surco.problems]\nwrong = no_such_module:DOMAIN\n")
+    where = {**environment(tmp_path), "PYTHONPATH": f"{tmp_path}:{toy_domain.ROOT}"}
+    done = subprocess.run(command("list", "PATHS/grid-5"), env=where, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("paths/grid-5-code-v0")
+    assert "`wrong` of broken cannot be loaded: ModuleNotFoundError" in done.stderr
+    done = subprocess.run(command("solve", "wrong/x-v0"), env=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be loaded" in done.stderr
+
+
 def test_other_distributions_add_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["toycount", "7"]) == 7
     with pytest.raises(SystemExit):

@@ -202,6 +202,9 @@ def test_no_design_within_the_budget_is_an_error() -> None:
     [
         ({"method": "zeroo"}, "Did you mean `zero`"),
         ({"method": "zero", "step_sise": 0.1}, "Did you mean `step_size`"),
+        ({"method": "zero", "step_size": "abc"}, "`step_size` to be a number of at least 0, got 'abc'"),
+        ({"method": "zero", "step_size": -1}, "`step_size` to be a number of at least 0"),
+        ({"method": "zero", "restarts": 0}, "`restarts` to be an integer of at least 1"),
         ({"seconds": -1.0}, "`seconds` > 0"),
         ({"calls": 0}, "`calls` > 0"),
         ({"method": "exact"}, "no exact method"),

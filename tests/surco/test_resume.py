@@ -15,6 +15,7 @@ import torch
 
 import surco
 from surco import checkpoint
+from surco.designs import pack, unpack
 from tests.surco.toys import BlackBox, QuadraticChoice
 
 SCRIPT = """
@@ -74,6 +75,17 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / checkpoint.FILE).write_bytes(b"not a checkpoint")
     with pytest.raises(surco.ResumeError, match="not a checkpoint"):
         surco.solve(QuadraticChoice(), "random", calls=40, checkpoint=tmp_path, resume=True)
+
+
+def test_designs_of_bits_take_a_bit_each_and_others_stay_as_they_are() -> None:
+    bits = torch.randint(0, 2, (5, 1001), generator=torch.Generator().manual_seed(0)).double()
+    packed = pack(bits)
+    assert packed["bits"].numel() == 5 * 126
+    for x in (bits, torch.tensor([[0.0, 2.0], [0.5, 1.0]]).double(), -bits, torch.zeros(0, 0).double()):
+        back = unpack(pack(x))
+        assert back.dtype == x.dtype
+        assert back.numpy().tobytes() == x.numpy().tobytes()
+        assert back.shape == x.shape
 
 
 def test_checkpoints_round_trip(tmp_path: Path) -> None:

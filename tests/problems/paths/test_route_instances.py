@@ -163,6 +163,11 @@ def test_names_of_equal_text_become_numbers():
         (lambda s: s["edges"].append(["b", "a", 1.0, 1.0]), "multigraph"),
         (lambda s: s.update(positions=[[0, 0]]), "positions"),
         (lambda s: s.update(source="c"), "source"),
+        (lambda s: s.update(directed="false"), "`directed` to be true or false, got 'false'"),
+        (lambda s: s.update(nodes=3), "`nodes` to be a list, got 3"),
+        (lambda s: s["edges"].append(["a", "c", "1.0", 1.0]), "the mean of edge"),
+        (lambda s: s.update(deadline="soon"), "the `deadline` to be a number"),
+        (lambda s: s.update(positions=[[0, 0], [1]]), r"position to be \[x, y\]"),
     ],
 )
 def test_bad_specs_are_named(change, text):
