@@ -61,7 +61,7 @@ class GameRules:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """Of one step of all slots [B]: rewards and ends; of ended ones the price, whether the plan survives, and a proof."""
+    """Of one step of all slots [B]: rewards, ends; of ended ones the price, whether the plan survives, and a proof."""
 
     reward: Array
     is_terminated: NDArray[np.bool_]
