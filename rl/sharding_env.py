@@ -212,6 +212,10 @@ class ShardingVectorEnv(VectorEnv):
             self.boards.place(np.array([row[k] if k < len(row) else 0 for row in choices]), active)
         self._is_over = np.array(state["is_over"], dtype=bool)
 
+    def observe(self) -> dict[str, NDArray[np.float32]]:
+        """The current observation, as ``reset`` and ``step`` return it."""
+        return self.boards.observe()
+
     def _draw(self, count: int) -> NDArray[np.int64]:
         return self._rng.integers(self._deck.instances, size=count)
 
