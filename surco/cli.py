@@ -1,4 +1,4 @@
-"""The command ``surco``: list, check, solve, train, report, demo; other distributions may add commands by entry point.
+"""The command ``surco``; other distributions may add subcommands by entry point.
 
 Exit codes: 0 a feasible design (or the command did its work), 1 an unexpected error, 2 bad input, 3 the rules leave no
 design, 4 no design within the budget, 130 interrupted before there was anything to return.
@@ -23,6 +23,7 @@ COMMANDS = {
     "list": ("cli_list", "show the registered problems"),
     "check": ("cli_check", "check that a problem keeps the protocol, and judge its parts against each other"),
     "solve": ("cli_solve", "search for the best design of a problem"),
+    "verify": ("cli_verify", "judge a saved result anew, by code that did not make it"),
     "train": ("cli_train", "train a prior on a family of instances"),
     "report": ("cli_report", "write the HTML report of a saved run"),
     "demo": ("cli_demo", "shard the MLPerf tables and route a real network, against every baseline"),

@@ -6,7 +6,7 @@ A problem always minimizes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -150,6 +150,23 @@ class HasDescription(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What an independent judge says of a design: its verdict, and what it measured (JSON values by name)."""
+
+    is_confirmed: bool
+    facts: Mapping[str, float | int | str]
+
+
+@runtime_checkable
+class HasJudges(Protocol):
+    """The problem can have a design judged by other code than its own: a peer package, a second formulation."""
+
+    def judges(self) -> Mapping[str, Callable[[Tensor], Verification]]:
+        """Name -> judge of one design x [n]; a judge whose package is missing raises MissingExtraError when called."""
+        ...
+
+
 @runtime_checkable
 class ExplainsInfeasibility(Protocol):
     """The problem can name the conflicting rules and the smallest relaxation."""
@@ -236,6 +253,7 @@ __all__ = [
     "HasDescription",
     "HasExact",
     "HasHeuristics",
+    "HasJudges",
     "HasLowerBound",
     "HasMethods",
     "HasMetrics",
@@ -245,6 +263,7 @@ __all__ = [
     "Method",
     "Problem",
     "State",
+    "Verification",
     "is_convex",
     "is_differentiable",
 ]

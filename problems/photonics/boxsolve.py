@@ -10,6 +10,8 @@ Shapes: T = B * L rows (designs times wavelengths), R ring cells, P ports.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -95,13 +97,29 @@ class BlockFactor:
         return torch.cat([self.first.solve(upper) - self.carried @ second, second], -2)
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Run with one intra-op thread: LU of a batch of large matrices is wrong under more, in torch 2.13's CPU build.
+
+    There ``torch.linalg.solve_ex``, ``inv_ex`` and ``lu_factor_ex`` return garbage or bad pivots for as few as two
+    160 x 160 matrices on two threads (single matrices are right, and so are the other factorizations).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def solve_symmetric(matrix: Tensor, rhs: Tensor, backend: Backend) -> Tensor:
     """Solve [..., n, n] x = [..., n, k].
 
     Without pivoting a block that happens to be near a resonance costs digits; one step of refinement gives them back.
     """
     if backend is Backend.LAPACK:
-        return torch.linalg.solve_ex(matrix, rhs)[0]
+        with one_torch_thread():
+            return torch.linalg.solve_ex(matrix, rhs)[0]
     factor = BlockFactor(matrix)
     solution = factor.solve(rhs)
     return solution + factor.solve(rhs - matrix @ solution)
@@ -131,7 +149,11 @@ def leaf_factor(diagonal: Tensor, stencil: Tensor, edge: Tensor, backend: Backen
         Solution operator [T, c_x, c_y, m, b] (fields = operator @ boundary) and Schur complement [T, c_x, c_y, b, b].
     """
     matrix = torch.diag_embed(diagonal) + stencil
-    inverse = torch.linalg.inv_ex(matrix)[0] if backend is Backend.LAPACK else block_inverse(matrix)
+    if backend is Backend.LAPACK:
+        with one_torch_thread():
+            inverse = torch.linalg.inv_ex(matrix)[0]
+    else:
+        inverse = block_inverse(matrix)
     operator = inverse.index_select(-1, edge)
     return operator, -operator.index_select(-2, edge)
 

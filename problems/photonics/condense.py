@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg as sl
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from problems.photonics.operators import ComplexArray, Stencil
 
@@ -146,9 +147,10 @@ def condense(
     """
     fronts = _Fronts(diagonal, parts, ring, interior, border)
     count, width = len(ring), border.shape[1]
-    children = [fronts.rectangle(1, fronts.nx, 1, fronts.ny)]
     seam = np.concatenate([fronts.index[0, :], fronts.index[1:, 0]])
-    ids, schur = fronts.eliminate(seam, [child for child in children if child is not None])
+    with threadpool_limits(1, user_api="blas"):  # many small fronts: BLAS threads only wait for each other
+        children = [fronts.rectangle(1, fronts.nx, 1, fronts.ny)]
+        ids, schur = fronts.eliminate(seam, [child for child in children if child is not None])
     position = np.full(fronts.cells + width, -1, dtype=np.intp)
     position[ring] = np.arange(count)
     position[fronts.cells :] = count + np.arange(width)

@@ -128,18 +128,6 @@ class PhotonicsDomain:
             raise InvalidInputError(f"Expected a photonic spec with a `device`, one of {sorted(BUILDERS)}.")
         return self._build(dict(spec), "cpu")
 
-    def verify(self, problem: PhotonicProblem, x: Any, *, judge: str = "ceviche") -> Mapping[str, Any]:
-        """Judge a design by independent code: ``ceviche`` (the unmodified package) or ``direct`` (sparse solver).
-
-        Returns:
-            The fields of `problems.photonics.verify.Verification`; ``is_confirmed`` is the verdict.
-        """
-        from dataclasses import asdict
-
-        from problems.photonics.verify import verify
-
-        return asdict(verify(problem, np.asarray(x, dtype=float), judge=judge))
-
     def _build(self, spec: dict[str, Any], torch_device: str) -> PhotonicProblem:
         kind = str(spec["device"])
         if kind not in BUILDERS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from problems.photonics.robust import etch_corners
 from problems.photonics.simulator import Simulator
 from problems.photonics.targets import Spec, spec_loss, spec_metric
 from surco.errors import InvalidInputError
+from surco.protocols import Verification
 
 CORNERS = ("nominal", "grown", "shrunk")
 
@@ -211,6 +214,28 @@ class PhotonicProblem:
         from problems.photonics import plots
 
         return plots.figures(self, x)
+
+    def judges(self) -> Mapping[str, Callable[[Tensor], Verification]]:
+        """``ceviche``, the unmodified package, and ``direct``, our sparse direct solver."""
+        from problems.photonics.verify import verify
+
+        return {name: partial(verify, self, judge=name) for name in ("ceviche", "direct")}
+
+    def exports(self) -> Mapping[str, Callable[[Tensor, Path], None]]:
+        """``gds``: a GDSII layout with the guides, read back and compared; ``npy``: the pixels, int8 [H, W]."""
+        return {"gds": self._export_gds, "npy": self._export_npy}
+
+    def _export_gds(self, x: Tensor, path: Path) -> None:
+        from problems.photonics import gds
+
+        design = self.design(x).numpy()
+        gds.write_gds(path, self.device, design)
+        if not np.array_equal(gds.read_gds(path, self.device), design):
+            raise RuntimeError(f"The design read back from {path} differs from the one written; please report it.")
+
+    def _export_npy(self, x: Tensor, path: Path) -> None:
+        with open(path, "wb") as file:  # numpy would add a suffix to a bare path
+            np.save(file, self.design(x).numpy().astype(np.int8), allow_pickle=False)
 
 
 def loss_floor(problem: PhotonicProblem) -> float:

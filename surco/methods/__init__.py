@@ -74,10 +74,10 @@ def _check_number(what: str, type_: str, value: Any) -> None:
     kind = type_.removesuffix(" | None")
     if kind not in ("int", "float") or (value is None and kind != type_):
         return
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if kind == "int" and not (is_number and value >= 1 and value == int(value)):
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if kind == "int" and not (number >= 1 and float(number).is_integer()):
         raise InvalidInputError(f"Expected {what} to be an integer of at least 1, got {value!r}.")
-    if not (is_number and value >= 0):
+    if not 0 <= number < math.inf:
         raise InvalidInputError(f"Expected {what} to be a number of at least 0, got {value!r}.")
 
 

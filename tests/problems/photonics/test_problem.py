@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import surco
-from problems.photonics import DOMAIN, PhotonicProblem, Simulator, gds, plots, verify
+from problems.photonics import DOMAIN, PhotonicProblem, Simulator, gds, plots
 from problems.photonics.brush import Symmetry, cross
 from problems.photonics.geometry import waveguide_bend
 from problems.photonics.methods import latent_zero, pass_through
 from problems.photonics.robust import dilate, etch_corners
 from problems.photonics.targets import SPECS, Spec, spec_loss, spec_metric
+from surco.cli import main
 from surco.errors import InvalidInputError, UnknownIdError
 
 
@@ -217,18 +218,31 @@ def test_figures_are_drawn(small, tmp_path):
 
 
 @pytest.mark.parametrize("judge", ["direct", pytest.param("ceviche", marks=pytest.mark.optional)])
-def test_verification(judge, tmp_path, capsys):
+def test_verification_of_a_saved_result(judge, tmp_path, capsys):
     if judge == "ceviche":
         pytest.importorskip("autograd")
-    problem = DOMAIN.make("photonics/bend-40nm-v0")
-    x = _random(problem, 1)[0].numpy()
-    (tmp_path / "result.json").write_text(json.dumps({"spec": dict(problem.spec), "x": x.tolist()}))
-    assert verify.main([str(tmp_path), "--with", judge]) == 0
+    result = surco.solve(DOMAIN.make("photonics/bend-40nm-v0"), "random", calls=2, seed=0)
+    result.save(tmp_path)
+    assert main(["verify", str(tmp_path), "--with", judge, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["s_error"] <= 1e-8
-    assert report["unpaintable_pixels"] == 0
-    assert DOMAIN.verify(problem, x, judge=judge)["is_confirmed"]
-    x[813] = 1 - x[813]
-    (tmp_path / "result.json").write_text(json.dumps({"spec": dict(problem.spec), "x": x.tolist()}))
-    assert verify.main([str(tmp_path), "--with", "direct"]) == 1
-    assert verify.main([str(tmp_path / "missing.json")]) == 2
+    assert set(report) == {"rules", "value", judge}
+    assert report[judge]["s_error"] <= 1e-8
+    assert report[judge]["unpaintable_pixels"] == 0
+    saved = json.loads((tmp_path / "result.json").read_text())
+    saved["x"][813] = 1 - saved["x"][813]
+    (tmp_path / "result.json").write_text(json.dumps(saved))
+    assert main(["verify", str(tmp_path), "--with", judge]) == 1
+    words = capsys.readouterr().out
+    assert "rules: NOT CONFIRMED" in words
+    assert f"{judge}: NOT CONFIRMED; unpaintable_pixels" in words
+    assert main(["verify", str(tmp_path), "--with", "cevice"]) == 2
+    assert main(["verify", str(tmp_path / "missing.json")]) == 2
+
+
+def test_exports_hold_the_design(small, tmp_path):
+    pytest.importorskip("gdstk")
+    x = _random(small, 1)[0]
+    for kind, write in small.exports().items():
+        write(x, tmp_path / kind)
+    assert np.array_equal(np.load(tmp_path / "npy"), small.design(x).numpy())
+    assert np.array_equal(gds.read_gds(tmp_path / "gds", small.device), small.design(x).numpy())

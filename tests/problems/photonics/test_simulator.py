@@ -109,6 +109,29 @@ def test_batches_chunks_and_ports_agree(tmp_path):
     assert (simulator.s_parameters(design, ports_in=(1,)) - whole[..., 1:]).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("backend", list(Backend))
+def test_threads_change_nothing(backend, tmp_path):
+    """Two threads break torch's batched LU on a CPU, from about 160 unknowns on."""
+    device = geometry.waveguide_bend()
+    simulator = Simulator(device, backend=backend, cache_dir=tmp_path)
+    design = _designs(device, 5)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            x = design.clone().requires_grad_()
+            s = simulator.s_parameters(x)
+            s.abs().sum().backward()
+            found.append((s.detach(), x.grad))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    (one_s, one_grad), (two_s, two_grad) = found
+    assert (one_s - two_s).abs().max() < 1e-10
+    assert (one_grad - two_grad).abs().max() < 1e-9 * one_grad.abs().max()
+
+
 def test_setup_comes_back_from_the_cache(tmp_path, monkeypatch):
     device = _small_bend()
     first = Simulator(device, cache_dir=tmp_path)
