@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from surco.errors import InvalidInputError
 from surco.protocols import Exact
 
 if TYPE_CHECKING:
+    from problems.sharding.embeddings import ClickModel
+    from problems.sharding.embeddings.data import ClickData
     from problems.sharding.exact import ExactRun
 
 
@@ -129,6 +131,33 @@ class ShardingProblem:
             break_symmetry=s.break_symmetry,
             id=s.id,
         )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: ClickModel,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterable[ClickData],
+        devices: Sequence[Device],
+        **options: Any,
+    ) -> ShardingProblem:
+        """Shard the tables of a trained model: its rows, width, true optimizer bytes, measured pooling and reuse.
+
+        Args:
+            model: the click model.
+            optimizer: of its tables, after at least one step: the bytes of its states count.
+            batches: samples of the workload, each as large as a step's batch: the reuse of rows depends on it.
+            devices: where the tables may go.
+            options: of the problem: ``cost_model``, ``constraints``, ``workload``, ``id``.
+
+        Raises:
+            InvalidInputError: no batches, or batches of other tables than the model's.
+        """
+        from problems.sharding.embeddings.export import table_entries, tables_from_model
+        from problems.sharding.spec import table_from_json
+
+        entries = table_entries(tables_from_model(model, optimizer, batches))
+        return cls([table_from_json(entry, entry["name"]) for entry in entries], devices, **options)
 
     @property
     def spec(self) -> Mapping[str, Any]:

@@ -14,13 +14,11 @@ from torch.optim import Optimizer
 
 from surco.errors import InvalidInputError
 from surco.optim.direction import adafactor_direction, adam_directions, are_finite
-from surco.optim.distributed import gather_rows, same_basis, sum_over_ranks
-from surco.optim.moments import create_moments, rotate_moments
-from surco.optim.options import Conventions, Inner, Mode, Projection, Refresh, check_group
-from surco.optim.subspace import Subspace, align_signs, eigen_subspace, find_subspace, gram
+from surco.optim.distributed import gather_rows
+from surco.optim.moments import create_moments
+from surco.optim.options import SKETCHES, Conventions, Inner, Mode, Projection, check_group
+from surco.optim.refresh import refresh_basis
 from surco.optim.update import Projected, as_matrix, finish, load_moments, sketch, store_moments
-
-_SKETCHES = (Mode.APOLLO, Mode.APOLLO_MINI)
 
 
 class GaLore(Optimizer):
@@ -235,7 +233,7 @@ class GaLore(Optimizer):
             state["is_left"] = rows is None and _side(matrix, group["projection"]) == "left"
         oriented = matrix.T if state["is_left"] else matrix
         if is_new_step:
-            self._refresh(state, group, oriented, is_sparse=rows is not None)
+            refresh_basis(state, group, oriented, is_sparse=rows is not None, process_group=self.process_group)
         if "rank" not in state:
             return None
         basis = self._basis(state, group, oriented)
@@ -318,70 +316,8 @@ class GaLore(Optimizer):
                 f"projection={group['projection']!r} would project the rows of a sparse table; use 'std' or 'right'."
             )
 
-    def _refresh(self, state: dict[str, Any], group: dict[str, Any], matrix: Tensor, *, is_sparse: bool) -> None:
-        """Find a new basis where one is due, and turn the moments into it."""
-        is_due = "rank" not in state or state["step"] % group["update_gap"] == state["phase"]
-        if group["mode"] in _SKETCHES:
-            if is_due:
-                mini = group["mode"] == Mode.APOLLO_MINI
-                state["rank"] = 1 if mini else min(int(group["rank"]), *matrix.shape)
-                state["sketch_seed"] = group["seed"] + 7919 * state["refreshes"] + 104729 * state["phase"]
-                state["refreshes"] += 1
-                state.setdefault("update_norm", torch.zeros((), device=matrix.device))
-            return
-        covariance = self._covariance(state, group, matrix, is_due=is_due, is_sparse=is_sparse)
-        if not is_due:
-            return
-        limit = matrix.shape[1] if is_sparse else min(matrix.shape)
-        old = state.get("basis")
-        rank = state.get("rank", group["rank"])
-        if rank == "auto":
-            covariance = gram(matrix) if covariance is None else covariance
-            rank = _rank_for(covariance, group["energy"])
-        rank = limit if rank is None else min(int(rank), limit)
-        found: Subspace | None
-        how = group["refresh"]
-        if covariance is not None:
-            found = eigen_subspace(covariance, rank)
-        else:
-            seed = group["seed"] + 7919 * state["refreshes"]
-            if how == Refresh.AUTO and group["conventions"] == Conventions.GALORE_TORCH:
-                how = Refresh.SVD.value
-            found = find_subspace(matrix, rank, old=old, how=how, seed=seed, is_transposed=state["is_left"])
-        if found is None:
-            state["kept_bases"] += 1
-            return
-        if group["mode"] == Mode.FIRA:
-            state.setdefault("update_norm", torch.zeros((), device=matrix.device))
-        basis = found.basis if old is None or how == Refresh.SVD else align_signs(found.basis, old)
-        basis = same_basis(basis, self.process_group)
-        if old is not None and group["rotate_moments"] and ("exp_avg" in state or "exponent" in state):
-            rotate_moments(state, old, basis, state["step"])
-        state.update(rank=rank, basis=basis, captured_energy=found.captured, stable_rank=found.stable_rank)
-        state["refreshes"] += 1
-
-    def _covariance(
-        self, state: dict[str, Any], group: dict[str, Any], matrix: Tensor, *, is_due: bool, is_sparse: bool
-    ) -> Tensor | None:
-        """The Gram matrix of the next basis where it comes from one (running, summed over ranks, of sparse rows)."""
-        decay = group["covariance_decay"]
-        by_choice = group["refresh"] in (Refresh.AUTO, Refresh.GRAM)
-        if decay:
-            update = gram(matrix)
-            if not bool(torch.isfinite(update.sum())):
-                return state.get("covariance")
-            running = state.get("covariance")
-            state["covariance"] = update if running is None else running.lerp_(update, 1.0 - decay)
-            if not is_due:
-                return None
-            return sum_over_ranks(state["covariance"], self.process_group) if by_choice else None
-        is_thin = is_sparse and matrix.shape[0] < matrix.shape[1]  # an SVD would have too few directions
-        if is_due and (is_thin or (by_choice and (is_sparse or self.process_group is not None))):
-            return sum_over_ranks(gram(matrix), self.process_group)
-        return None
-
     def _basis(self, state: dict[str, Any], group: dict[str, Any], matrix: Tensor) -> Tensor:
-        if group["mode"] in _SKETCHES:
+        if group["mode"] in SKETCHES:
             return sketch(state, matrix.shape[1], matrix.device)
         return state["basis"]
 
@@ -429,13 +365,3 @@ def _side(matrix: Tensor, projection: str) -> str:
         return projection
     is_tall = matrix.shape[0] >= matrix.shape[1]
     return "right" if is_tall == (projection == Projection.STD) else "left"
-
-
-def _rank_for(covariance: Tensor, energy: float) -> int | None:
-    """Fewest directions that hold the share ``energy``; None where the covariance is zero or not finite."""
-    scale = float(torch.linalg.vector_norm(covariance, ord=torch.inf))
-    if not 0.0 < scale < float("inf"):
-        return None
-    values = torch.linalg.eigvalsh(covariance.to(torch.float64) / scale).flip(0).clamp_min(0.0)
-    shares = values.cumsum(0) / values.sum()
-    return int((shares < energy).sum()) + 1

@@ -70,6 +70,7 @@ class Implementation(StrEnum):
     COMPILE = "compile"  # torch.compile of the elementwise rule
 
 
+SKETCHES = (Mode.APOLLO, Mode.APOLLO_MINI)  # their basis is random and has no spectrum
 DEFAULT_SCALE = {Mode.GALORE: 0.25, Mode.FIRA: 0.25, Mode.APOLLO: 1.0, Mode.APOLLO_MINI: math.sqrt(128.0)}
 """Factor of the projected update where the group names none: the values the three papers use."""
 
@@ -117,6 +118,6 @@ def check_group(group: MutableMapping[str, Any]) -> None:
         raise InvalidInputError(
             f"Expected `energy` in (0, 1], the share that rank='auto' keeps; got {group['energy']!r}."
         )
-    is_sketch = group["mode"] in (Mode.APOLLO, Mode.APOLLO_MINI)
+    is_sketch = group["mode"] in SKETCHES
     if is_sketch and rank == "auto" and group["mode"] == Mode.APOLLO:
         raise InvalidInputError("rank='auto' needs a learned basis; mode 'apollo' draws a random one. Give a number.")

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+import surco
+from problems.sharding import Device, ShardingProblem
 from problems.sharding.embeddings import ModelConfig, PlantedClicks, TrainConfig, tables_from_model, train
 from problems.sharding.embeddings.export import reuse_shares, table_entries
 from problems.sharding.embeddings.optimizers import TABLE_OPTIMIZERS
@@ -26,6 +28,7 @@ from surco.errors import InvalidInputError, ResumeError, UnknownIdError
 # torch's own sparse optimizers build sparse tensors in a way that torch itself warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 
+DEVICE = {"name": "gpu", "count": 2, "memory_bytes": 10**9}
 TASK = PlantedClicks(rows=(300, 60, 12, 5), pooling=(1, 4, 1, 1), strength=3.0)
 SMALL = ModelConfig(dim=16, top=(32,))
 
@@ -157,8 +160,11 @@ def test_export_is_accepted_by_the_sharding_room():
     result = train(data, TrainConfig(epochs=1, rank=4), SMALL)
     tables = tables_from_model(result.model, result.optimizer, data.batches(500), energy=True)
     json.dumps(tables)
-    device = {"name": "gpu", "count": 2, "memory_bytes": 10**9}
-    spec = spec_from_json({"domain": "sharding", "tables": table_entries(tables), "devices": [device]})
+    two = [Device("a", 10**9), Device("b", 10**9)]
+    problem = ShardingProblem.from_model(result.model, result.optimizer, data.batches(500), two, id="mine")
+    assert problem.tables == spec_from_json({"tables": table_entries(tables), "devices": [DEVICE]}).tables
+    assert surco.solve(problem, calls=5, seed=0).is_feasible
+    spec = spec_from_json({"domain": "sharding", "tables": table_entries(tables), "devices": [DEVICE]})
     assert [table.rows for table in spec.tables] == list(TASK.rows)
     assert spec_from_json(spec.to_json()) == spec
     bare = Workload(has_io_buffers=False)
