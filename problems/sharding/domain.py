@@ -13,6 +13,8 @@ from problems.sharding.constraints import suggestion
 from problems.sharding.costs import AdditiveCost, CostModel
 from problems.sharding.fused import FusedCost
 from problems.sharding.generator import DIMS, dlrm_tables
+from problems.sharding.joint.problem import JointProblem
+from problems.sharding.joint.spec import KIND, JointSpec, Objective, objective_of
 from problems.sharding.memory import memory_bytes
 from problems.sharding.mlperf import GLOBAL_BATCH_SIZE, mlperf_tables
 from problems.sharding.problem import ShardingProblem
@@ -86,10 +88,42 @@ def dlrm(
     return ShardingProblem(drawn, devices(count, memory_gib, is_h100=is_h100), cost_model, workload=workload, id=id)
 
 
+def joint(
+    tables: int,
+    count: int,
+    id: str,
+    *,
+    seed: int = 0,
+    objective: str = Objective.RATING.value,
+    memory_gib: float = 80.0,
+    batch_size: int = 2048,
+    dims: tuple[int, ...] = DIMS,
+    rows_sigma: float = 2.0,
+    pooling_sigma: float = 1.6,
+    reserve: float = 0.15,
+) -> JointProblem:
+    """Drawn tables on ``count`` devices, eight in each host (all in one where there are fewer); all sharding types.
+
+    Float32 weights under row-wise Adagrad, TorchRec's default bandwidths; ``objective`` is one of TorchRec's scores.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
+    drawn = dlrm_tables(
+        tables,
+        rng=np.random.default_rng(seed),
+        dims=tuple(dims),
+        rows_sigma=rows_sigma,
+        pooling_sigma=pooling_sigma,
+    )
+    workload = Workload(batch_size=batch_size, reserve=reserve)
+    spec = JointSpec(drawn, devices(count, memory_gib), workload, objective=objective_of(objective), id=id)
+    return JointProblem(spec)
+
+
 @functools.cache
-def _catalog() -> dict[str, tuple[str, Callable[..., ShardingProblem]]]:
+def _catalog() -> dict[str, tuple[str, Callable[..., ShardingProblem | JointProblem]]]:
     """Id -> (description, maker)."""
-    entries: dict[str, tuple[str, Callable[..., ShardingProblem]]] = {}
+    entries: dict[str, tuple[str, Callable[..., ShardingProblem | JointProblem]]] = {}
     for model, suffix, words in (
         (AdditiveCost(), "", "TorchRec's additive estimate"),
         (FusedCost(), "-nonlinear", "nonlinear fused-kernel model, H100 figures"),
@@ -103,6 +137,11 @@ def _catalog() -> dict[str, tuple[str, Callable[..., ShardingProblem]]]:
                 id = f"{DOMAIN_NAME}/dlrm-{tables}t-{count}d{suffix}-v0"
                 line = f"{tables} drawn DLRM-like tables on {count} devices (seed=); {words}"
                 entries[id] = (line, functools.partial(dlrm, tables, count, id, model))
+    for tables in (50, 200, 856):
+        for count in (4, 8, 64, 128):
+            id = f"{DOMAIN_NAME}/dlrm-{tables}t-{count}d-joint-v0"
+            line = f"sharding type and ranks of {tables} drawn tables on {count} devices (seed=, objective=)"
+            entries[id] = (line, functools.partial(joint, tables, count, id))
     return entries
 
 
@@ -115,8 +154,8 @@ class ShardingDomain:
         """Versioned id -> one line of description."""
         return {id: line for id, (line, _) in _catalog().items()}
 
-    def make(self, id: str, **overrides: Any) -> ShardingProblem:
-        """Build a registered instance; overrides are the keyword arguments of `mlperf` or `dlrm`.
+    def make(self, id: str, **overrides: Any) -> ShardingProblem | JointProblem:
+        """Build a registered instance; overrides are the keyword arguments of `mlperf`, `dlrm` or `joint`.
 
         Raises:
             UnknownIdError: no such id.
@@ -132,8 +171,10 @@ class ShardingDomain:
                 raise InvalidInputError(f"{id} has no override {key!r}.{suggestion(key, known)}")
         return maker(**overrides)
 
-    def from_spec(self, spec: Mapping[str, Any]) -> ShardingProblem:
-        """Build a problem from its JSON object."""
+    def from_spec(self, spec: Mapping[str, Any]) -> ShardingProblem | JointProblem:
+        """Build a problem from its JSON object; ``"kind": "joint"`` asks for sharding types too."""
+        if spec.get("kind") == KIND:
+            return JointProblem.from_spec(spec)
         return ShardingProblem.from_spec(spec)
 
     def families(self) -> Mapping[str, str]:
