@@ -1,4 +1,4 @@
-"""Devices that meet their spec although every edge of the design may move by 10 nm, by pass-through on the worst corner.
+"""Devices that meet their spec though every edge of the design may move by 10 nm, by pass-through on the worst corner.
 
     python -m benchmarks.photonics_robust --devices bend power-splitter --out runs/robust
 
