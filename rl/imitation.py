@@ -66,6 +66,7 @@ def imitate(
     memory: int = 24,
     teacher_share: tuple[float, float] = (0.5, 0.0),
     value_weight: float = 0.5,
+    weight_decay: float = 1e-3,
     callback: Callable[[int, float, float], bool | None] | None = None,
 ) -> None:
     """Train ``policy`` in place on what the teacher would do where the policy goes.
@@ -78,16 +79,17 @@ def imitate(
         steps: see rounds.
         updates: see rounds.
         minibatch: see rounds.
-        learning_rate: of Adam at the start; it falls to a tenth along a cosine.
+        learning_rate: of AdamW at the start; it falls to a tenth along a cosine.
         memory: rounds whose states are kept to learn from.
         teacher_share: share of the slots that follow the teacher, at the start and from half of the rounds on.
         value_weight: of the squared error of the value.
+        weight_decay: of AdamW.
         callback: called with (round, cross entropy above the teacher's own entropy, squared error of the value);
             returning True stops.
     """
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=weight_decay)
     kept: deque[tuple[dict[str, Tensor], Tensor, Tensor]] = deque(maxlen=memory)
     observation, _ = env.reset(seed=seed)
     policy.train()
@@ -134,9 +136,11 @@ def _learn(
 ) -> tuple[float, float]:
     total = [0.0, 0.0]
     for _ in range(updates):
-        # a minibatch is drawn from one round, so that rounds need not be copied together
+        # a minibatch is a window of one round's states, which are sorted by size
         observation, goal, value = kept[int(torch.randint(len(kept), (1,), generator=generator))]
-        rows = torch.randint(len(goal), (min(minibatch, len(goal)),), generator=generator)
+        size = min(minibatch, len(goal))
+        first = int(torch.randint(len(goal) - size + 1, (1,), generator=generator))
+        rows = slice(first, first + size)
         logits, guess = policy({key: tensor[rows] for key, tensor in observation.items()})
         wanted = goal[rows]
         log_policy = torch.log_softmax(logits, dim=-1)

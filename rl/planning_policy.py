@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rl.policy import Observation, masked, register
+from rl.policy import ILLEGAL, Observation, masked, register
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
@@ -92,6 +92,12 @@ class PlanningPolicy(nn.Module):
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Observations of B networks padded to N nodes and M links -> logits [B, M * heads], values [B]."""
+        if not torch.jit.is_tracing() and len(observation["link_mask"]):
+            most = int(observation["link_mask"].sum(dim=1).max())
+            if most < observation["link_mask"].shape[1]:  # rows of padding cost as much as real ones: leave them out
+                logits, value = self(_cropped(observation, most, self.config["heads"]))
+                spare = observation["action_mask"].shape[1] - logits.shape[1]
+                return torch.nn.functional.pad(logits, (0, spare), value=ILLEGAL), value
         link_mask, node_mask = observation["link_mask"].unsqueeze(-1), observation["node_mask"].unsqueeze(-1)
         context, ends = observation["context"], observation["ends"].long()
         batch, most = link_mask.shape[0], link_mask.shape[1]
@@ -110,6 +116,12 @@ class PlanningPolicy(nn.Module):
         top = torch.where(link_mask > 0.5, link, torch.full_like(link, -1e4)).amax(dim=1)
         value = self.value(torch.cat([mean, top, context], dim=-1)).squeeze(-1)
         return masked(logits, observation["action_mask"]), value
+
+
+def _cropped(observation: Observation, links: int, heads: int) -> Observation:
+    """The observation with its first ``links`` links alone."""
+    cut = {key: observation[key][:, :links] for key in ("links", "ends", "link_mask")}
+    return {**observation, **cut, "action_mask": observation["action_mask"][:, : links * heads]}
 
 
 def export_onnx(policy: PlanningPolicy, observation: Observation, path: str) -> None:

@@ -150,5 +150,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> nn.Module
 
 
 def to_tensors(observation: Mapping[str, Any], device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """NumPy observation (a batch) to tensors without copying where it can."""
-    return {key: torch.as_tensor(value, device=device) for key, value in observation.items()}
+    """NumPy observation (a batch) to tensors of their own memory.
+
+    The copy matters: matrix products may round differently where memory is aligned differently, as NumPy's is from one
+    process to the next, and a resumed run would not be bit-equal.
+    """
+    return {key: torch.as_tensor(value).to(device, copy=True) for key, value in observation.items()}

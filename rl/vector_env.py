@@ -92,9 +92,9 @@ class VectorPlanningEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
                 "l": self._length.copy(),
                 "cost_over_bound": outcome.price / self.game.bound,
                 "is_feasible": outcome.is_feasible.astype(np.float64),
-                "problem": self.game.which.copy(),
             }
-            info["_episode"] = self._ended.copy()
+            info["_episode"] = info["_problem"] = self._ended.copy()
+            info["problem"] = self.game.which.copy()
         return self._observation(), outcome.reward, outcome.is_terminated, outcome.is_truncated, info
 
     def checkpoint(self) -> dict[str, Any]:
