@@ -23,6 +23,8 @@ from surco.protocols import Exact
 
 Plan = NDArray[np.bool_]
 
+CAPPED_HEATS = (1.0, 0.3, 0.1, 0.02)
+
 
 class ExpertPlacement:
     """Place the experts of mixture-of-experts layers on GPUs, with copies of the busy ones.
@@ -223,7 +225,9 @@ class ExpertPlacement:
         if not starts:
             raise InvalidInputError(f"There is no plan to start from. {self.explain_infeasibility()}")
         search = PlacementSearch(self, starts[0])
-        search.round(moves, seed=seed)
+        # Under a cap, moves are cheap and what was sent early cannot be taken back: several starts at several heats.
+        for heat in (1.0,) if self.migration is None else CAPPED_HEATS:
+            search.round(moves, seed=seed, fresh=starts[0], heat=heat)
         return search.best
 
     def moves(self, x: Tensor, *, count: int, generator: torch.Generator) -> Tensor:

@@ -102,14 +102,16 @@ class PlacementSearch:
             if value < self.values[layer]:
                 self.best[layer], self.values[layer] = plan[layer], value
 
-    def round(self, moves: int, *, seed: int = 0, fresh: Plan | None = None) -> None:
-        """One annealing of every layer with ``moves`` in all, from the best plan or from ``fresh`` [L, E, G]."""
+    def round(self, moves: int, *, seed: int = 0, fresh: Plan | None = None, heat: float | None = None) -> None:
+        """One annealing of every layer with ``moves`` in all, from the best plan or from ``fresh`` [L, E, G].
+
+        ``heat`` is a factor on the first temperature; None takes 1 at first, and later, from the best plan, less.
+        """
         share = max(moves // len(self.layers), 1)
         migration = self.problem.migration
         start = self.best if fresh is None else fresh
-        heat = 1.0 if self.rounds == 0 else 0.5 ** (1 + self.rounds % 4)
-        if fresh is not None:
-            heat = FRESH_HEAT
+        if heat is None:
+            heat = 1.0 if self.rounds == 0 else 0.5 ** (1 + self.rounds % 4)
         for layer, search in enumerate(self.layers):
             held, cap = None, None
             if migration is not None:
@@ -158,9 +160,8 @@ class ExactRun:
                 moves = min(moves, int(self._rate * left))
                 if moves < FIRST_MOVES // 4:
                     break
-            afresh = problem.migration is None and self.search.rounds % 3 == 1
-            fresh = problem.start_plans()[0] if afresh else None
-            self.search.round(moves, seed=1, fresh=fresh)
+            fresh = problem.start_plans()[0] if self.search.rounds % 3 == 1 else None
+            self.search.round(moves, seed=1, fresh=fresh, heat=None if fresh is None else FRESH_HEAT)
             self._moves = max(self._moves, moves)
             self._rate = (self.search.moves - before) / max(time.perf_counter() - begin, 1e-9)
         x = to_torch(self.search.best.reshape(-1))
