@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from importlib.metadata import entry_points
 from typing import Any
 
 from surco.errors import InvalidInputError, UnknownIdError
@@ -35,6 +36,34 @@ METHODS: dict[str, type[Any]] = {
 """Name -> class; ``prior`` and ``hybrid`` need the option ``prior=``, a trained surrogate."""
 
 
+GROUP = "surco.methods"
+"""Entry-point group by which other distributions add methods: ``name = "module:Class"``, a dataclass of its options."""
+
+
+def installed_methods() -> dict[str, Any]:
+    """Methods of other rooms and distributions, name -> entry point; they are loaded when they are first asked for."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in METHODS}
+
+
+def _class_of(method: str) -> type[Any] | None:
+    """The class behind a method's name, or None.
+
+    Raises:
+        InvalidInputError: an installed method that cannot be loaded.
+    """
+    if method in METHODS:
+        return METHODS[method]
+    point = installed_methods().get(method)
+    if point is None:
+        return None
+    try:
+        return point.load()
+    except Exception as error:  # somebody else's code: name it instead of failing as if it were ours
+        raise InvalidInputError(
+            f"The method `{method}` ({point.value}) cannot be loaded: {type(error).__name__}: {error}."
+        ) from error
+
+
 def build_method(method: str | Method, problem: Problem, options: dict[str, Any]) -> Method:
     """Resolve a method's name (also a heuristic of the problem) and its options.
 
@@ -53,8 +82,8 @@ def build_method(method: str | Method, problem: Problem, options: dict[str, Any]
         if options:
             raise InvalidInputError(f"Options {sorted(options)} go into the {type(offered[method]).__name__} itself.")
         return offered[method]
-    if method in METHODS:
-        cls = METHODS[method]
+    cls = _class_of(method)
+    if cls is not None:
         known = {f.name for f in dataclasses.fields(cls) if f.init}
         unknown = sorted(set(options) - known)
         if unknown:
@@ -66,7 +95,7 @@ def build_method(method: str | Method, problem: Problem, options: dict[str, Any]
     names = sorted(problem.heuristics()) if isinstance(problem, HasHeuristics) else []
     if method in names:
         return Heuristic(method)
-    raise UnknownIdError(f"No method `{method}`.{closest(method, [*METHODS, *offered, *names])}")
+    raise UnknownIdError(f"No method `{method}`.{closest(method, [*METHODS, *installed_methods(), *offered, *names])}")
 
 
 def _check_number(what: str, type_: str, value: Any) -> None:
@@ -95,4 +124,5 @@ __all__ = [
     "SequentialLinearization",
     "Zero",
     "build_method",
+    "installed_methods",
 ]
