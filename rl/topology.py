@@ -100,6 +100,14 @@ class Topology:
         """Use the scenario programs of ``engine`` from now on, so that neither is built twice."""
         self.evaluator.survival = engine.survival
 
+    def teach(self, engine: Decomposition) -> None:
+        """Give the cuts that rollouts ran into to the engine's master, where they are valid as well."""
+        rows = np.zeros((len(self.rhs) - self._seeded, self.network.n))
+        rows[:, self.options] = self.rows[self._seeded :]
+        if len(rows):
+            engine.master.add(rows, self.rhs[self._seeded :])
+        self._seeded = len(self.rhs)
+
     def point(self, units: Array) -> Array:
         """Units of the options [M] as variables [n], covers included."""
         x = np.zeros(self.network.n)
@@ -134,6 +142,7 @@ class Topology:
         rows, rhs = rows[own], rhs[own]
         tightest = np.argsort((rows @ relaxed - rhs) / np.maximum(np.abs(rhs), 1e-12), kind="stable")[:MOST_CUTS]
         self._append(rows[tightest][:, self.options], rhs[tightest])
+        self._seeded = len(self.rhs)  # the engine knows these
 
     def _append(self, rows: Array, rhs: Array) -> None:
         """Rows over the options; trivial ones are left out, and all are scaled to a right-hand side of 1."""
