@@ -3,7 +3,9 @@
     python -m benchmarks.planning exact --networks polska geant
 
 Every plan in every table was accepted by the independent judge; a plan that it refuses stops the run. CPU seconds are
-``time.process_time``. Results go to ``--out`` as JSON with their provenance, and to the terminal as Markdown.
+``time.process_time``. Results go to ``--out`` as JSON with their provenance, and to the terminal as Markdown; a row
+that is there already under the same limit is not computed again, so a killed run goes on by the same command.
+Networks whose positions are a drawing (``drawn_names``) have nominal lengths: the mean link counts as 100 km.
 """
 
 from __future__ import annotations
@@ -16,24 +18,15 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from problems.planning import Decomposition, Judge, Network, PlanningInstance, compile_instance, from_topohub, plan_of
-from problems.planning.topologies import drawn_names, sane_names
+from problems.planning.topologies import drawn_names, sane_names, topology
+from surco import provenance as origin
+from surco.bridge import to_torch
 
-EASY = (
-    "abilene",
-    "polska",
-    "nobel-us",
-    "dfn-bwin",
-    "dfn-gwin",
-    "pdh",
-    "nobel-germany",
-    "geant",
-    "janos-us",
-    "nobel-eu",
-)
 Row = dict[str, Any]
 
 
@@ -45,10 +38,20 @@ def judged(instance: PlanningInstance, network: Network, x: np.ndarray) -> float
     return verdict.cost
 
 
+def load(name: str) -> PlanningInstance:
+    """Instance of a network of topohub, kilometers or drawing."""
+    return from_topohub(name, allow_drawing_units=name in drawn_names())
+
+
+def by_size(names: Iterable[str]) -> list[str]:
+    """Small networks first, so that a run that is stopped has the most rows."""
+    return sorted(names, key=lambda name: len(topology(f"sndlib/{name}")["edges"]))
+
+
 def exact(names: Iterable[str], *, seconds: float, tolerance: float) -> Iterable[Row]:
     """The decomposition on topohub's networks."""
     for name in names:
-        instance = from_topohub(name)
+        instance = load(name)
         begin = time.process_time()
         network = compile_instance(instance)
         engine = Decomposition(network, tolerance=tolerance)
@@ -57,6 +60,7 @@ def exact(names: Iterable[str], *, seconds: float, tolerance: float) -> Iterable
         assert engine.best is not None
         yield {
             "network": name,
+            "lengths": "drawing" if name in drawn_names() else "km",
             "nodes": len(instance.nodes),
             "links": len(instance.links),
             "failures": len(network.scenarios) - 1,
@@ -79,7 +83,7 @@ def compact(names: Iterable[str], *, seconds: float, tolerance: float) -> Iterab
     from problems.planning.compact import solve_compact
 
     for name in names:
-        instance = from_topohub(name)
+        instance = load(name)
         network = compile_instance(instance)
         answer = solve_compact(network, seconds=seconds, gap=tolerance)
         cost = None if answer.x is None else judged(instance, network, answer.x)
@@ -100,7 +104,7 @@ def heuristics(names: Iterable[str], *, seconds: float, tolerance: float) -> Ite
     from problems.planning.neighborhoods import heuristic_plans
 
     for name in names:
-        instance = from_topohub(name)
+        instance = load(name)
         network = compile_instance(instance)
         engine = Decomposition(network, tolerance=tolerance)
         engine.prepare()
@@ -114,11 +118,11 @@ def heuristics(names: Iterable[str], *, seconds: float, tolerance: float) -> Ite
         yield row | {"cpu_s_all": used}
 
 
-def sndlib(folder: Path, *, seconds: float, tolerance: float) -> Iterable[Row]:
+def sndlib(paths: Iterable[Path], *, seconds: float, tolerance: float) -> Iterable[Row]:
     """Real SNDlib files with their own modules and prices."""
     from problems.planning.formats import read_instance
 
-    for path in sorted(folder.glob("*.txt")):
+    for path in paths:
         instance = read_instance(path)
         if instance is None:
             continue
@@ -139,33 +143,40 @@ def sndlib(folder: Path, *, seconds: float, tolerance: float) -> Iterable[Row]:
         }
 
 
+NONLINEAR_METHODS = ("linear", "random", "local_search", "slp", "zero", "exact", "auto")
+OBJECTIVE_NAMES = ("bulk", "delay", "loss", "power")
+
+
 def nonlinear(names: Iterable[str], *, seconds: float, tolerance: float) -> Iterable[Row]:
-    """SurCo and its rivals on costs that are not linear, the same wall seconds each; CPU seconds are reported."""
+    """SurCo and its rivals on costs that are not linear, the same CPU seconds each, one row a cell.
+
+    The clock of the run, of the oracle and of the decomposition is the CPU's, so that a busy machine is no handicap.
+    """
     import surco
     from problems.planning.domain import DOMAIN
     from surco.errors import NoDesignError
 
     for name in names:
-        for objective in ("bulk", "delay", "loss", "power"):
-            row: Row = {"problem": f"{name}-{objective}"}
-            bound = -np.inf
-            for method in ("linear", "local_search", "slp", "random", "zero", "exact", "auto"):
+        for objective in OBJECTIVE_NAMES:
+            for method in NONLINEAR_METHODS:
                 problem = DOMAIN.make(f"planning/{name}-{objective}-v0", tolerance=tolerance)
-                if method == "exact" and getattr(problem, "exact", None) is None:
-                    row[method] = None
-                    continue
-                if method == "slp" and not problem.is_differentiable:
-                    row[method] = None
-                    continue
-                try:
-                    result = surco.solve(problem, method, seconds=seconds, seed=0)
-                except NoDesignError:
-                    row[method] = None
-                    continue
-                row[method], row[method + "_cpu_s"] = result.value, result.stats.cpu_seconds
-                if result.bound is not None:
-                    bound = max(bound, result.bound)
-            yield row | {"bound": bound}
+                problem.use_clock(time.process_time)
+                row: Row = {"problem": f"{name}-{objective}", "method": method, "value": None}
+                is_left_out = (method == "exact" and getattr(problem, "exact", None) is None) or (
+                    method == "slp" and not problem.is_differentiable
+                )
+                if not is_left_out:
+                    with mock.patch("time.perf_counter", time.process_time):
+                        try:
+                            result = surco.solve(problem, method, seconds=seconds, seed=0)
+                        except NoDesignError:
+                            result = None
+                    if result is not None:
+                        verdict = problem.verdict(to_torch(result.x))
+                        if not verdict.is_feasible:
+                            raise SystemExit(f"The judge refuses a plan of {name}: {verdict}")
+                        row |= {"value": result.value, "bound": result.bound, "cpu_s": result.stats.cpu_seconds}
+                yield row
 
 
 def evaluator(names: Iterable[str], *, seconds: float, tolerance: float, episodes: int = 8) -> Iterable[Row]:
@@ -280,31 +291,61 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("benchmarks/reference"), help="of SNDlib files, or of pools"
     )
+    parser.add_argument("--again", action="store_true", help="compute rows that are stored already, too")
     parser.add_argument("--out", type=Path, default=None, help="JSON file to add the rows to")
     chosen = parser.parse_args(arguments)
     options = {"seconds": chosen.seconds, "tolerance": chosen.tolerance}
-    tables: dict[str, Callable[[], Iterable[Row]]] = {
-        "exact": lambda: exact(chosen.networks or sane_names(), **options),
-        "compact": lambda: compact(chosen.networks or EASY, **options),
-        "heuristics": lambda: heuristics(chosen.networks or EASY, **options),
-        "sndlib": lambda: sndlib(chosen.folder, **options),
-        "nonlinear": lambda: nonlinear(chosen.networks or ("polska", "nobel-us", "nobel-germany"), **options),
-        "evaluator": lambda: evaluator(chosen.networks or ("nobel-germany", "janos-us", "germany50"), **options),
-        "pool": lambda: export_pool(
-            chosen.networks or ("nobel-germany", "janos-us", "germany50"), seconds=chosen.seconds, folder=chosen.folder
-        ),
+    evaluated = ("nobel-germany", "janos-us", "germany50")
+    defaults: dict[str, Iterable[str]] = {
+        "exact": by_size(sane_names()),
+        "compact": by_size(sane_names()),
+        "heuristics": by_size(sane_names()),
+        "nonlinear": ("polska", "nobel-us", "nobel-germany"),
+        "evaluator": evaluated,
+        "pool": evaluated,
+        "sndlib": [path.name for path in sorted(chosen.folder.glob("*.txt"))],
     }
+    names = chosen.networks or defaults[chosen.table]
+    tables: dict[str, Callable[[list[str]], Iterable[Row]]] = {
+        "exact": lambda some: exact(some, **options),
+        "compact": lambda some: compact(some, **options),
+        "heuristics": lambda some: heuristics(some, **options),
+        "sndlib": lambda some: sndlib([chosen.folder / name for name in some], **options),
+        "nonlinear": lambda some: nonlinear(some, **options),
+        "evaluator": lambda some: evaluator(some, **options),
+        "pool": lambda some: export_pool(some, seconds=chosen.seconds, folder=chosen.folder),
+    }
+    done = stored(chosen.out, chosen.table)
     rows: list[Row] = []
-    for row in tables[chosen.table]():
-        rows.append(row)
-        print(_table([row]).splitlines()[-1], flush=True)
+    for name in names:
+        if any(row["network"] == name and row["limit_s"] == chosen.seconds for row in done) and not chosen.again:
+            continue
+        for row in tables[chosen.table]([name]):
+            row = {"network": name, **row, "limit_s": chosen.seconds}
+            rows.append(row)
+            print(_table([row]).splitlines()[-1], flush=True)
         if chosen.out is not None:
-            old = json.loads(chosen.out.read_text()) if chosen.out.is_file() else {}
-            key = "problem" if "problem" in row else "network"
-            kept = [r for r in old.get(chosen.table, {}).get("rows", []) if r[key] not in {n[key] for n in rows}]
-            old[chosen.table] = {"provenance": provenance(), "rows": kept + rows}
-            chosen.out.write_text(json.dumps(old, indent=1) + "\n")
+            fresh = [row for row in rows if row["network"] == name]
+            done = [row for row in done if row["network"] != name] + fresh
+            store(chosen.out, chosen.table, done)
     print("\n" + _table(rows))
+
+
+def stored(path: Path | None, table: str) -> list[Row]:
+    """Rows of a table on disk."""
+    if path is None or not path.is_file():
+        return []
+    rows = json.loads(path.read_text()).get(table, {}).get("rows", [])
+    return [{"network": row.get("problem", "").rpartition("-")[0], "limit_s": None, **row} for row in rows]
+
+
+def store(path: Path, table: str, rows: list[Row]) -> None:
+    """Replace a table on disk; each row keeps the commit under which it was computed."""
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    commit = origin.commit()
+    rows = [{"commit": commit, **row} for row in rows]
+    old[table] = {"provenance": provenance(), "rows": rows}
+    path.write_text(json.dumps(old, indent=1) + "\n")
 
 
 if __name__ == "__main__":

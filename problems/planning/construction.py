@@ -109,6 +109,31 @@ def repair(network: Network, survival: Survival, x: Array, deadline: Deadline) -
     return None
 
 
+def cover_cuts(network: Network, x: Array, rows: Array, rhs: Array) -> Array:
+    """X [n] with modules added until it keeps the cuts rows @ x >= rhs, each time the one that heals most per price.
+
+    Stops early where no module helps; rules are not looked at.
+    """
+    x = x.copy()
+    if not len(rhs):
+        return x
+    scale = np.maximum(np.abs(rhs), 1e-12)
+    missing = (rhs - rows @ x) / scale
+    weights = rows / scale[:, None]
+    price = np.maximum(network.cost, 1e-9 * max(float(network.cost.max(initial=0.0)), 1e-12))
+    for _ in range(int(network.upper.sum())):
+        short = np.flatnonzero(missing > 1e-9)
+        if not len(short):
+            break
+        healed = np.minimum(weights[short], missing[short, None]).sum(axis=0) / price
+        j = int(np.argmax(np.where(x + 1.0 <= network.upper, healed, -np.inf)))
+        if healed[j] <= 0.0 or x[j] + 1.0 > network.upper[j]:
+            break
+        x[j] += 1.0
+        missing -= weights[:, j]
+    return x
+
+
 def _add_extra(network: Network, scenario: int, answer: Answer, x: Array) -> Array | None:
     """X with modules on the edges where the scenario's LP bought capacity."""
     alive = network.scenarios[scenario].alive

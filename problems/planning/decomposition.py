@@ -9,16 +9,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from problems.planning.construction import keeps_rules, repair, shortest_path_plan, trim
+from problems.planning.construction import cover_cuts, keeps_rules, repair, shortest_path_plan, trim
 from problems.planning.cuts import CutsetPool, cutset_pool, strengthen
 from problems.planning.explanation import explain_rules, refuse_if_hopeless
 from problems.planning.master import Master
 from problems.planning.network import Array, Network
 from problems.planning.separation import Answer
 from problems.planning.survival import Deadline, MetricCut, Survival, metric_cut
+from problems.planning.translation import Translator, deepest
 from surco.errors import InfeasibleError
 
 _LOG = logging.getLogger(__name__)
+CORE_WEIGHT = 0.5  # of the core in the points that are separated
+ROUND = 4  # failing scenarios after which the master is asked again
+TRANSLATED = 4
+MOST_TRANSLATIONS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class Decomposition:
         self.network = network
         self.tolerance = tolerance
         self.survival = Survival(network, backend=backend)
+        self._translator = Translator(network, self.survival.binding)
         self.master = Master(network, backend=backend)
         self.metric_cuts: list[MetricCut] = []
         self.constant = constant
@@ -200,11 +206,20 @@ class Decomposition:
     # ------------------------------------------------------------------ cuts
 
     def add_metric_cuts(self, found: Sequence[tuple[int, Answer]], x: Array) -> int:
-        """Store the metric cuts of answers and add their roundings at ``x``; returns how many cut x off."""
+        """Store the metric cuts of answers, and those that they make for other scenarios; returns how many cut x off.
+
+        Each is rounded to be deep at ``x``.
+        """
+        hits = self._add_rounded([metric_cut(self.network, scenario, answer) for scenario, answer in found], x)
+        if found and self._translator.is_worthwhile:
+            order = sorted(found, key=lambda item: -item[1].shortfall / float(item[1].lengths.sum()))  # type: ignore
+            hits += self._add_rounded(deepest(self._translator, order[:TRANSLATED], x, most=MOST_TRANSLATIONS), x)
+        return hits
+
+    def _add_rounded(self, cuts: Sequence[MetricCut], x: Array) -> int:
         rows, values = [], []
         hits = 0
-        for scenario, answer in found:
-            cut = metric_cut(self.network, scenario, answer)
+        for cut in cuts:
             self.metric_cuts.append(cut)
             row = self.network.to_variables(cut.weights)
             rhs = cut.rhs - float(cut.weights @ self.network.offset)
@@ -259,44 +274,44 @@ class Decomposition:
             improved = self.lower - last > 2e-5 * max(abs(self.lower), 1e-12)
             stalled = 0 if improved else stalled + 1
             last = self.lower
-            if stalled >= 6 or not self._cut_between(x, full=round_number % 8 == 0):
+            if stalled >= 6 or not self._cut_between(x):
                 self.is_root_done = True
                 break
         if self.is_root_done:
             self._round_root()
 
-    def _cut_between(self, x: Array, *, full: bool) -> bool:
-        """Separate between the core and x; False if x survives every scenario (the relaxation is solved)."""
-        weight = 0.0 if self._core is None else 0.5
+    def _cut_between(self, x: Array) -> bool:
+        """Separate between the core and x; False if x survives every scenario (the relaxation is solved).
+
+        The core is a point that survives. The scenarios that failed lately come first, and a few failures are enough to
+        ask the master again; a point between that survives becomes the core.
+        """
+        weight = 0.0 if self._core is None else CORE_WEIGHT
         while not self._is_finished():
-            point = x if not weight else weight * self._core + (1.0 - weight) * x  # pyright: ignore[reportOperatorIssue]
-            capacity = self.network.capacities(point)
-            recent = [s for s, age in self._recent.items() if age < 3]
-            found, _ = self.survival.failures(capacity, recent, until=self._deadline.is_over)
-            if not found or full:
-                rest = [s for s in self.survival.binding.tolist() if s not in recent]
-                more, is_complete = self.survival.failures(capacity, rest, until=self._deadline.is_over)
-                found += more
-                if not found and is_complete and weight:
-                    self._core = point
+            point = x if self._core is None else weight * self._core + (1.0 - weight) * x
+            recent = sorted((s for s, age in self._recent.items() if age < 3), key=lambda s: self._recent[s])
+            order = recent + [s for s in self.survival.binding.tolist() if s not in set(recent)]
+            found, is_complete = self.survival.failures(
+                self.network.capacities(point), order, until=self._deadline.is_over, most=ROUND
+            )
             self._recent = {s: age + 1 for s, age in self._recent.items()}
             for s, _ in found:
                 self._recent[s] = 0
-            if found and self.add_metric_cuts(found, x):
+            if found and (self.add_metric_cuts(found, x) or not weight):
                 return True
             if not weight:
-                return bool(found)
+                return not is_complete
+            if not found and is_complete:
+                self._core = point
             weight = weight / 2 if weight > 0.1 else 0.0
         return True
 
     def _round_root(self) -> None:
-        """Plans from the relaxation's point: round, repair, trim."""
+        """A plan from the relaxation's point: round, satisfy the cuts, repair, trim."""
         assert self._root_point is not None
-        for threshold in (0.3, 0.6):
-            if self._is_finished():
-                return
-            x = np.floor(self._root_point + threshold)
-            self.improve(x)
+        if not self._is_finished():
+            x = np.minimum(np.floor(self._root_point + 0.6), self.network.upper)
+            self.improve(cover_cuts(self.network, x, self.master.rows, self.master.rhs))
 
     def improve(self, x: Array) -> bool:
         """Repair and trim a point [n] and offer it."""

@@ -50,6 +50,10 @@ class LinearProgram(Protocol):
         """Objective, x and row duals of an optimum; raises ``ArithmeticError`` if there is none."""
         ...
 
+    def row_values(self) -> Array:
+        """A x of the last optimum."""
+        ...
+
 
 def _pack(entries: Sequence[tuple[Array, Array]]) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
     sizes = np.array([len(index) for index, _ in entries], dtype=np.int64)
@@ -135,6 +139,10 @@ class HighsProgram:
             np.asarray(solution.row_dual, dtype=np.float64),
         )
 
+    def row_values(self) -> Array:
+        """A x of the last optimum."""
+        return np.asarray(self._highs.getSolution().row_value, dtype=np.float64)
+
 
 class GlopProgram:
     """GLOP of OR-Tools, warm through its kept solver object."""
@@ -199,6 +207,11 @@ class GlopProgram:
         x = np.array([column.solution_value() for column in self._columns])
         dual = np.array([row.dual_value() for row in self._rows])
         return self._solver.Objective().Value(), x, dual
+
+    def row_values(self) -> Array:
+        """A x of the last optimum."""
+        values = self._solver.ComputeConstraintActivities()
+        return np.array([values[row.index()] for row in self._rows])
 
 
 def highs_core() -> Any | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class SurvivableOracle:
     ) -> None:
         self.engine = engine
         self.seconds, self.gap, self.warmup_seconds = seconds, gap, warmup_seconds
+        self.clock: Callable[[], float] = time.monotonic
         self._is_warm = False
 
     @property
@@ -51,7 +53,7 @@ class SurvivableOracle:
         """Fill the pool by the engine's relaxation; later calls do nothing."""
         if not self._is_warm:
             self._is_warm = True
-            self.engine.run(self.warmup_seconds, is_root_only=True)
+            self.engine.run(self.warmup_seconds, clock=self.clock, is_root_only=True)
 
     def solve(self, costs: Array) -> OracleBatch:
         """Minimize each row of ``costs`` [B, n]."""
@@ -80,7 +82,7 @@ class SurvivableOracle:
         if not np.isfinite(cost).all():
             return nothing, -np.inf, Status.ERROR, 0.0, "costs are not finite"
         scale = float(np.abs(cost).max(initial=0.0)) or 1.0
-        engine, deadline = self.engine, Deadline(self.seconds)
+        engine, deadline = self.engine, Deadline(self.seconds, self.clock)
         bound, x = -np.inf, None
         try:
             while not deadline.is_over():
@@ -111,7 +113,7 @@ class SurvivableOracle:
         """A feasible point near the last master's, for a row whose time is over."""
         engine = self.engine
         base = x if x is not None else engine.best
-        grace = Deadline(max(self.seconds, 1.0))
+        grace = Deadline(max(self.seconds, 1.0), self.clock)
         point = None if base is None else repair(engine.network, engine.survival, engine.network.complete(base), grace)
         if point is None:
             point = engine.best

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class PlanningProblem:
 
     is_differentiable = True
     is_convex = True
+    exact_goes_on = True
 
     def __init__(
         self,
@@ -67,6 +69,11 @@ class PlanningProblem:
         self.oracle = SurvivableOracle(self.engine)
         self._heuristics: dict[str, Tensor] | None = None
         self._judge = Judge(instance)
+        self._clock: Callable[[], float] = time.monotonic
+
+    def use_clock(self, clock: Callable[[], float]) -> None:
+        """Count seconds on another clock than the wall's, such as ``time.process_time`` for CPU seconds."""
+        self._clock = self.oracle.clock = clock
 
     # ------------------------------------------------------------------ the four parts
 
@@ -87,14 +94,14 @@ class PlanningProblem:
 
     def lower_bound(self) -> float:
         """Bound of the relaxation, as far as it comes within a second."""
-        self.engine.run(BOUND_SECONDS, is_root_only=True)
+        self.engine.run(BOUND_SECONDS, clock=self._clock, is_root_only=True)
         return self.engine.lower
 
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
         """The decomposition; it goes on where an earlier call stopped."""
         if start is not None:
             self.engine.offer_checked(to_numpy(start))
-        bounds = self.engine.run(_with_margin(seconds))
+        bounds = self.engine.run(_with_margin(seconds), clock=self._clock)
         best = self.engine.best
         return Exact(
             None if best is None else to_torch(best),
@@ -107,7 +114,7 @@ class PlanningProblem:
         """Greedy, greedy and trim, rounding, greedy box, neighborhoods; each within a few seconds, computed once."""
         if self._heuristics is None:
             self.engine.prepare()
-            plans = heuristic_plans(self.engine, seconds=HEURISTIC_SECONDS)
+            plans = heuristic_plans(self.engine, seconds=HEURISTIC_SECONDS, clock=self._clock)
             self._heuristics = {name.replace("-", "_"): to_torch(x) for name, x in plans.items()}
         return self._heuristics
 
@@ -208,6 +215,7 @@ class NonlinearPlanning(PlanningProblem):
         """The bound of the prices alone where the cost is prices plus something >= 0, else 0."""
         return super().lower_bound() if self.is_convex else 0.0
 
+    exact_goes_on = False
     exact = None  # type: ignore[assignment]  # only where an integer program is exact: ProgrammedPlanning
 
     def metrics(self, x: Tensor) -> Mapping[str, float]:
@@ -217,6 +225,8 @@ class NonlinearPlanning(PlanningProblem):
 
 class ProgrammedPlanning(NonlinearPlanning):
     """A nonlinear cost that a piecewise-linear integer program states exactly; its decomposition is ``exact``."""
+
+    exact_goes_on = True
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
         super().__init__(*arguments, **others)
@@ -236,7 +246,7 @@ class ProgrammedPlanning(NonlinearPlanning):
             wide = np.zeros(network.n)
             wide[:n] = to_numpy(start)
             self._program.offer_checked(network.complete(wide))
-        bounds = self._program.run(_with_margin(seconds))
+        bounds = self._program.run(_with_margin(seconds), clock=self._clock)
         best = self._program.best
         return Exact(
             None if best is None else to_torch(best[:n]),

@@ -26,6 +26,7 @@ from problems.planning.routing import distances
 _INF = float("inf")
 _PRICE_TOLERANCE = 1e-6  # of reduced costs; prices average 1
 _MOST_PRICINGS = 300
+_KEPT_FLOWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class ScenarioProgram:
         slack = [(n_pairs + e + n_edges * np.arange(copies), np.full(copies, -1.0)) for e in range(n_edges)]
         self._lp.add_columns(price, np.zeros(n_edges), np.where(self._is_up, _INF, 0.0), slack)
         self.n_solves = 0
+        self._loads = np.zeros((0, n_rows))  # of flows that carried everything lately, scaled as the LP
         self._take_pool()
         usual = np.where(self._is_up, price, _INF)
         self._price_out(np.vstack([usual, usual]), np.full(n_pairs, _INF))
@@ -137,6 +139,8 @@ class ScenarioProgram:
             return Answer(True, None, 0.0, 0.0, np.zeros(n_edges))
         scaled = capacity / self._scale
         limits = scaled if self._is_symmetric else np.r_[scaled, scaled]
+        if (self._loads <= limits).all(axis=1).any():
+            return Answer(True, None, 0.0, 0.0, np.zeros(n_edges))  # flows that are in hand fit
         self._lp.change_rows(self._capacity_rows, np.full(len(limits), -_INF), limits)
         best: Answer | None = None
         tolerance = 1e-7 * float(self._demand.sum())
@@ -145,6 +149,8 @@ class ScenarioProgram:
             self.n_solves += 1
             extra = np.maximum(x[:n_edges], 0.0) * self._scale
             if extra.sum() <= tolerance:
+                load = self._lp.row_values()[self._capacity_rows]
+                self._loads = np.vstack([load, self._loads[: _KEPT_FLOWS - 1]])
                 return Answer(True, None, 0.0, 0.0, extra)
             pi = np.maximum(-dual[self._capacity_rows], 0.0)
             lengths = np.vstack([pi, np.zeros(n_edges)]) if self._is_symmetric else pi.reshape(2, n_edges)

@@ -107,8 +107,12 @@ class Survival:
         *,
         share: float = 0.9,
         until: Callable[[], bool] | None = None,
+        most: int | None = None,
     ) -> tuple[list[tuple[int, Answer]], bool]:
-        """All scenarios not survived among ``scenarios`` (default all), and whether none was skipped by ``until``."""
+        """Scenarios not survived among ``scenarios`` (default all), and whether none was skipped.
+
+        Some are skipped when ``until`` says stop, or after ``most`` were found.
+        """
         found = []
         for scenario in list(self._order if scenarios is None else scenarios):
             if until is not None and until():
@@ -116,6 +120,8 @@ class Survival:
             answer = self.separate(capacities, scenario, share=share)
             if not answer.is_survived:
                 found.append((scenario, answer))
+                if most is not None and len(found) >= most:
+                    return found, False
         return found, True
 
     def is_survivable(self, capacities: Array) -> bool:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from problems.planning.instance import (
     Demand,
@@ -23,6 +24,7 @@ from problems.planning.routing import shortest_path_loads
 from surco.errors import InvalidInputError, UnknownIdError
 
 UNIT_GBPS = 100.0
+DRAWN_MEAN_KM = 100.0
 
 
 @cache
@@ -66,6 +68,21 @@ def drawn_names() -> tuple[str, ...]:
     return tuple(name for name in sndlib_names() if name not in sane_names())
 
 
+def link_lengths_km(data: Mapping[str, Any]) -> NDArray[np.float64]:
+    """[m] whole kilometers, at least 1: topohub's ``dist``, or scaled straight lines where positions are a drawing.
+
+    A drawing has no scale, so its mean link counts as 100 km; topohub's ``dist`` of a drawing is a great circle between
+    numbers that are no degrees, and not even its order is right.
+    """
+    if not has_drawing_units(data):
+        length = np.array([float(edge["dist"]) for edge in data["edges"]])
+    else:
+        place = {node["id"]: np.array(node["pos"], dtype=np.float64) for node in data["nodes"]}
+        length = np.array([np.hypot(*(place[edge["source"]] - place[edge["target"]])) for edge in data["edges"]])
+        length *= DRAWN_MEAN_KM / max(float(length.mean()), 1e-12)
+    return np.maximum(np.round(length), 1.0)
+
+
 def from_topology(
     data: Mapping[str, Any],
     *,
@@ -86,7 +103,8 @@ def from_topology(
         mean_load_units: demands are scaled so that shortest-path routing loads a link direction with this many units
             on average.
         unit_gbps: size of one unit.
-        allow_drawing_units: build it even if the distances are not kilometers (costs are then drawing units).
+        allow_drawing_units: build it even if the distances are not kilometers; lengths are then straight lines on the
+            drawing, scaled to a mean link of 100 km.
         name: of the instance.
         note: where it comes from, first words of ``provenance``.
 
@@ -94,7 +112,8 @@ def from_topology(
         InvalidInputError: drawing units, or no demands.
     """
     name = name or str(data["graph"].get("name", "network"))
-    if has_drawing_units(data) and not allow_drawing_units:
+    geographic = not has_drawing_units(data)
+    if not geographic and not allow_drawing_units:
         raise InvalidInputError(
             f"The positions of {name!r} are drawing units, so its distances are not kilometers. Read the SNDlib file "
             "with its own costs, or pass allow_drawing_units=True."
@@ -111,7 +130,7 @@ def from_topology(
         matrix[row[u], row[v]] += value
     full = matrix + matrix.T if is_two_way else matrix
     ends = np.array([[row[e["source"]], row[e["target"]]] for e in data["edges"]], dtype=np.int64)
-    length = np.array([max(1.0, round(float(e["dist"]))) for e in data["edges"]])
+    length = link_lengths_km(data)
     scale = mean_load_units * unit_gbps / shortest_path_loads(len(ids), ends, length, full).mean()
     labels = _labels(data)
     nodes = tuple(Node(labels[i], float(node["pos"][0]), float(node["pos"][1])) for i, node in enumerate(data["nodes"]))
@@ -133,8 +152,9 @@ def from_topology(
         ),
         is_two_way=is_two_way,
         on_disconnection=Disconnection.SKIP,
-        is_geographic=not has_drawing_units(data),
-        provenance=f"{note}; demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
+        is_geographic=geographic,
+        provenance=f"{note}; {'' if geographic else f'drawing units, scaled to a mean link of {DRAWN_MEAN_KM:g} km; '}"
+        f"demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
         f"{unit_gbps:g} Gbps per link direction; cost = whole km x units; every single link fails",
     )
     return instance.with_failures(single_link_failures(instance))
