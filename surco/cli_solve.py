@@ -6,18 +6,23 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from torch import Tensor
+
 from surco import provenance
 from surco.atomic import write_text
+from surco.bridge import to_torch
 from surco.checkpoint import FILE as CHECKPOINT
 from surco.cli import message
 from surco.cli_progress import Progress
 from surco.errors import InfeasibleError, InvalidInputError, NoDesignError, ResumeError
+from surco.protocols import HasExports, Problem
+from surco.registry import closest
 from surco.report import certificate, write_report
 from surco.result import Result
 from surco.saved import INCUMBENT, ORIGIN, RESULT, load_origin
@@ -44,6 +49,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", **many, help="change the instance, as in --set seed=3; may be repeated")
     parser.add_argument("--option", **many, help="of the method, as in --option step_size=0.1; may be repeated")
     parser.add_argument("--out", type=Path, metavar="DIR", help="save checkpoint, result.json and report.html here")
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KIND", "PATH"),
+        help="write the design in a format of the problem's domain too, as in --export torchrec plan.json",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
     parser.add_argument(
@@ -64,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     with interruptible():
         try:
             problem = surco.load(arguments.source, **overrides)
+            writers = exporters(problem, [kind for kind, _ in arguments.export])
             _prepare(arguments)
             with Progress(arguments.progress) as progress:
                 result = surco.solve(
@@ -83,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
                 _print_json(no_design(arguments, error))
             raise
     _save(arguments, result)
+    for writer, (_, path) in zip(writers, arguments.export, strict=True):
+        writer(to_torch(result.x), Path(path))
     _print(arguments, result)
     return 0 if result.is_feasible else 4
 
@@ -99,6 +115,20 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, Any]:
         except ValueError:
             found[key] = value
     return found
+
+
+def exporters(problem: Problem, kinds: Sequence[str]) -> list[Callable[[Tensor, Path], None]]:
+    """The problem's writers of some kinds; checked before the search, so that no run is lost to a typing error.
+
+    Raises:
+        InvalidInputError: a kind that the problem does not offer; the message names the closest one.
+    """
+    offered = problem.exports() if isinstance(problem, HasExports) else {}
+    for kind in kinds:
+        if kind not in offered:
+            hint = closest(kind, offered) if offered else " It offers none."
+            raise InvalidInputError(f"{type(problem).__name__} has no export `{kind}`.{hint}")
+    return [offered[kind] for kind in kinds]
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -193,6 +223,7 @@ def _print(arguments: argparse.Namespace, result: Result) -> None:
         return
     lines = [str(result), f"  {certificate(result)}", f"  {result.remedy}", *result.describe().splitlines()]
     lines += [f"  {name}: {value:.6g}" for name, value in result.metrics.items()]
+    lines += [f"Export: {path} ({kind})" for kind, path in arguments.export]
     if arguments.out is not None:
         lines.append(f"Report: {arguments.out / REPORT}")
     sys.stdout.write("\n".join(lines) + "\n")

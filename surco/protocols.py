@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -168,6 +169,15 @@ class HasJudges(Protocol):
 
 
 @runtime_checkable
+class HasExports(Protocol):
+    """The problem can write a design in file formats that other programs read."""
+
+    def exports(self) -> Mapping[str, Callable[[Tensor, Path], None]]:
+        """Kind -> writer of one design x [n] to a file; a missing package raises MissingExtraError when called."""
+        ...
+
+
+@runtime_checkable
 class ExplainsInfeasibility(Protocol):
     """The problem can name the conflicting rules and the smallest relaxation."""
 
@@ -252,6 +262,7 @@ __all__ = [
     "HasAggregates",
     "HasDescription",
     "HasExact",
+    "HasExports",
     "HasHeuristics",
     "HasJudges",
     "HasLowerBound",

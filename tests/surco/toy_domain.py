@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from solvers.oracle import Array, OracleBatch, Status
+from surco.atomic import write_text
 from surco.errors import InvalidInputError
 from tests.surco.toys import ChooseK
 
@@ -97,6 +99,9 @@ class Choice:
 
     def describe(self, x: Tensor) -> str:
         return f"chosen: {x.nonzero().flatten().tolist()}"
+
+    def exports(self) -> Mapping[str, Callable[[Tensor, Path], None]]:
+        return {"list": lambda x, path: write_text(path, json.dumps(x.nonzero().flatten().tolist()))}
 
     def figures(self, x: Tensor) -> Mapping[str, Any]:
         from matplotlib.figure import Figure
