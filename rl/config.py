@@ -101,7 +101,11 @@ class TrainerConfig:
         stall_seconds: the run is given up after so many seconds without a new step.
         nan_limit: or after so many iterations in a row whose return or loss is not a number.
         threads: of torch.
+        device: of the learner.
         tensorboard: whether events are written.
+        target_kl: native only: the epochs of an iteration end where the policy has moved this far.
+        value_warmup: native only: iterations in which only the value learns.
+        anneal: native only: whether the step size falls linearly to zero.
     """
 
     steps: int
@@ -114,7 +118,11 @@ class TrainerConfig:
     stall_seconds: float = 300.0
     nan_limit: int = 3
     threads: int = 1
+    device: str = "cpu"
     tensorboard: bool = True
+    target_kl: float = 0.03
+    value_warmup: int = 0
+    anneal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,6 @@ def evaluate(
 
 
 def summary(figures: Mapping[str, list[float]]) -> dict[str, float]:
-    """Means of figures, and the best return."""
-    means = {name: float(np.mean(values)) for name, values in figures.items()}
-    return {**means, "best": float(np.max(figures["r"]))}
+    """Means of figures, named ``evaluation_...``; ``evaluation_regret`` is minus the mean return, the least is best."""
+    means = {f"evaluation_{name}": float(np.mean(values)) for name, values in figures.items()}
+    return {**means, "evaluation_regret": -means["evaluation_r"]}

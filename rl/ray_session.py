@@ -103,7 +103,7 @@ def marked_processes(mark: str, *, name: str = MARK) -> dict[int, str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:300]
         except (OSError, ValueError):  # it ended meanwhile, or belongs to somebody else
             continue
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shutil
 import time
@@ -13,12 +14,14 @@ from typing import Any
 from rl import policy as policies
 from rl.config import RunConfig
 from rl.evaluation import evaluate, summary
+from rl.journal import Events, Journal
 from rl.rllib import policy_of, ppo_config
 from rl.stall import StallError, StallGuard
-from surco.errors import ResumeError
-from surco.training.journal import Journal
+from surco.errors import InvalidInputError, ResumeError
 
-CHECKPOINT, POLICY = "rllib", "policy"
+_LOG = logging.getLogger(__name__)
+
+CHECKPOINT = "rllib"
 _OLD, _NEW = ".rllib-old", ".rllib-new"
 _RESULTS = "env_runners"
 
@@ -36,7 +39,7 @@ def train(
 
     Args:
         config: the run.
-        out: folder of journal, checkpoint (``rllib``) and policy (``policy``).
+        out: folder of journal, policy, and checkpoint (``rllib``).
         resume: go on from the checkpoint in ``out``; without one the run starts afresh.
         progress: called with every line of the journal.
 
@@ -46,24 +49,36 @@ def train(
     Raises:
         StallError: steps stopped growing, or returns are not numbers. A checkpoint was written.
         ResumeError: the checkpoint cannot be read.
+        InvalidInputError: the folder holds a run, and it is not to be resumed.
     """
     folder = Path(out)
+    found = next((folder / name for name in (CHECKPOINT, _OLD) if (folder / name).is_dir()), None)
+    if found is not None and not resume:
+        raise InvalidInputError(f"`{folder}` holds a run already. Resume it, or choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder, progress, has_tensorboard=config.trainer.tensorboard)
     algorithm = _algorithm(config)
+    events = Events(folder) if config.trainer.tensorboard else None
     try:
         steps = 0
-        found = next((folder / name for name in (CHECKPOINT, _OLD) if (folder / name).is_dir()), None)
-        if resume and found is not None:
+        if found is not None:
             steps = _restore(algorithm, found)
-            journal.rewind(steps)
         elif config.policy.start:
             weights = policies.load(config.policy.start).state_dict()
             policy_of(algorithm).load_state_dict(weights)
             _broadcast(algorithm)
-        return _loop(config, algorithm, folder, journal, steps)
+        journal = Journal(folder, resumed_at=steps if resume else None)
+
+        def note(line: dict[str, Any]) -> None:
+            journal.write(line)
+            if events is not None:
+                events.write(line)
+            if progress is not None:
+                progress(line)
+
+        return _loop(config, algorithm, folder, note, steps)
     finally:
-        journal.close()
+        if events is not None:
+            events.close()
         algorithm.stop()
 
 
@@ -84,42 +99,49 @@ def _algorithm(config: RunConfig) -> Any:
     return built.build_algo()
 
 
-def _loop(config: RunConfig, algorithm: Any, folder: Path, journal: Journal, steps: int) -> dict[str, Any]:
+def _loop(
+    config: RunConfig, algorithm: Any, folder: Path, note: Callable[[dict[str, Any]], None], steps: int
+) -> dict[str, Any]:
     trainer, plan = config.trainer, config.evaluation
     held_out = config.env.spec().changed(plan.options).vector(plan.episodes, seed=plan.seed) if plan.every else None
     policy = policy_of(algorithm)
 
     def keep() -> None:
-        policies.save(policy, folder / POLICY, about={"steps": steps, "config": config.to_json()})
+        policies.save(policy, folder, about={"steps": steps, "config": config.to_json()})
 
-    best, line = -math.inf, {}
+    line: dict[str, Any] = {}
     iteration = int(algorithm.iteration)
     begun = clock = time.perf_counter()
+    used = time.process_time()
     with StallGuard(trainer.stall_seconds, trainer.nan_limit, rescue=keep) as guard:
         while steps < trainer.steps:
             result = algorithm.train()
-            now = time.perf_counter()
-            iteration += 1
-            before, steps = steps, int(_lifetime(result, steps))
-            figures = _figures(result)
-            best = max(best, figures.pop("best", -math.inf))
-            line = {
-                "step": steps,
-                "iteration": iteration,
-                "seconds": round(now - begun, 3),
-                "steps_per_second": round((steps - before) / (now - clock), 3),
-                **figures,
-                "best": best if math.isfinite(best) else None,
-                "workers": int(result.get("fault_tolerance", {}).get("num_healthy_workers", 0)),
-                "restarts": int(result.get("fault_tolerance", {}).get("num_remote_worker_restarts", 0)),
-            }
-            clock = now
-            is_last = steps >= trainer.steps
-            if held_out is not None and (iteration % plan.every == 0 or is_last):
-                found = summary(evaluate(policy, held_out, seed=plan.seed))
-                line |= {f"evaluation_{name}": value for name, value in found.items()}
-            journal.write(**line)
+            before, steps = steps, _lifetime(result, steps)
+            health = result.get("fault_tolerance", {})
+            workers = int(health.get("num_healthy_workers", 0))
             try:
+                if steps == before:  # RLlib repeats the figures of the last episodes, or has none
+                    _LOG.warning("an iteration without any step; %d workers are alive", workers)
+                    guard.observe(steps)
+                    continue
+                iteration += 1
+                now, cpu = time.perf_counter(), time.process_time()
+                line = {
+                    "iteration": iteration,
+                    "steps": steps,
+                    **_figures(result),
+                    "cpu_s": cpu - used,  # of this process; workers have their own
+                    "wall_s": now - clock,
+                    "seconds": now - begun,
+                    "steps_per_second": (steps - before) / (now - clock),
+                    "workers": workers,
+                    "restarts": int(health.get("num_remote_worker_restarts", 0)),
+                }
+                clock, used = now, cpu
+                is_last = steps >= trainer.steps
+                if held_out is not None and (iteration % plan.every == 0 or is_last):
+                    line |= summary(evaluate(policy, held_out, seed=plan.seed))
+                note(line)
                 guard.observe(steps, line.get("return"), line.get("loss"))
             except StallError:
                 keep()
@@ -131,10 +153,10 @@ def _loop(config: RunConfig, algorithm: Any, folder: Path, journal: Journal, ste
     return line
 
 
-def _lifetime(result: dict[str, Any], known: int) -> float:
+def _lifetime(result: dict[str, Any], known: int) -> int:
     """Steps since the first start; RLlib leaves the counter out where no runner answered."""
     value = result.get(_RESULTS, {}).get("num_env_steps_sampled_lifetime")
-    return known if value is None or not math.isfinite(value) else max(float(value), known)
+    return known if value is None or not math.isfinite(value) else max(int(value), known)
 
 
 def _figures(result: dict[str, Any]) -> dict[str, float]:
@@ -143,7 +165,7 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {}
     if found.get("num_episodes"):
         figures["return"] = float(found.get("episode_return_mean", math.nan))
-        figures["best"] = float(found.get("episode_return_max", -math.inf))
+        figures["best_return"] = float(found.get("episode_return_max", math.nan))
         figures |= {name[7:]: float(value) for name, value in found.items() if name.startswith("figure_")}
     learned = result.get("learners", {}).get("default_policy", {})
     if "total_loss" in learned:

@@ -28,7 +28,7 @@ class StallGuard:
 
     RLlib's ``train()`` returns cheerfully with all its workers dead; a wait inside of it need not return at all. So
     `observe` raises where the counter stands still, and a thread ends the process where `observe` is not called at all
-    for twice as long, after ``rescue`` had its chance to save what is known.
+    for so long, after ``rescue`` had its chance to save what is known.
 
     Args:
         seconds: wall seconds without a new step after which the run is given up.
@@ -85,8 +85,8 @@ class StallGuard:
 
     def _watch(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
-            if time.monotonic() - self._seen >= 2.0 * self.seconds:
-                sys.stderr.write(f"No answer from training for {2.0 * self.seconds:.0f} s at step {self.steps}.\n")
+            if time.monotonic() - self._seen >= self.seconds + _LOOK_SECONDS:
+                sys.stderr.write(f"given up: no answer from training for {self.seconds:g} s at step {self.steps}.\n")
                 try:
                     assert self._rescue is not None
                     self._rescue()

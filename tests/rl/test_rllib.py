@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
@@ -14,9 +13,12 @@ import pytest
 import torch
 
 from rl import policy as policies
+from rl.config import load
 from rl.environments import PLANNING, SHARDING, EnvSpec, policy_config
+from rl.journal import read
 from rl.ray_session import marked_processes
 from rl.rllib import load_policy, ppo_config
+from rl.rllib_train import CHECKPOINT, train
 from surco.errors import InvalidInputError
 
 ROOT = Path(__file__).parents[2]
@@ -117,13 +119,20 @@ def test_only_checkpoints_are_loaded(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
+def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "out" / CHECKPOINT).mkdir(parents=True)
+    with pytest.raises(InvalidInputError, match="holds a run already"):
+        train(load(tmp_path / "c.toml"), tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_training_saves_resumes_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(CONFIG, encoding="utf-8")
     tag, out = secrets.token_hex(8), tmp_path / "out"
     command = [sys.executable, "-m", "rl.train", str(tmp_path / "c.toml"), "--out", str(out), "--address", "local"]
 
-    def train(*more: str) -> subprocess.CompletedProcess[str]:
+    def command_with(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command, *more],
             cwd=ROOT,
@@ -133,26 +142,26 @@ def test_training_saves_resumes_and_leaves_no_process(tmp_path: Path) -> None:
             timeout=400,
         )
 
-    first = train()
+    first = command_with()
     assert first.returncode == 0, first.stderr
     assert marked_processes(tag, name=TAG) == {}
     assert "steps/s" in first.stderr
     assert "Warning" not in first.stderr  # RLlib's notices about itself
-    lines = [json.loads(text) for text in (out / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] >= 1600
+    lines = read(out)
+    assert lines[-1]["steps"] >= 1600
     assert lines[-1]["evaluation_is_feasible"] == 1.0
     assert all(line.get("is_legal", 1.0) == 1.0 for line in lines)
 
-    ours, theirs = policies.load(out / "policy"), load_policy(out / "rllib")
+    ours, theirs = policies.load(out), load_policy(out / "rllib")
     observation, _ = spec_of(SHARDING).vector(2, seed=0).reset(seed=1)
     tensors = policies.to_tensors(observation)
     for a, b in zip(ours(tensors), theirs(tensors), strict=True):
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
 
-    second = train("--resume", "--steps", "2400")
+    second = command_with("--resume", "--steps", "2400")
     assert second.returncode == 0, second.stderr
-    steps = [json.loads(text)["step"] for text in (out / "log.jsonl").read_text().splitlines()]
-    assert steps[: len(lines)] == [line["step"] for line in lines]
+    steps = [line["steps"] for line in read(out)]
+    assert steps[: len(lines)] == [line["steps"] for line in lines]
     assert steps == sorted(set(steps))
     assert steps[-1] >= 2400
     assert marked_processes(tag, name=TAG) == {}
