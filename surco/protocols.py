@@ -92,7 +92,7 @@ class HasHeuristics(Protocol):
     """The field's own constructive rules; each is a baseline row and a start of ``auto``."""
 
     def heuristics(self) -> Mapping[str, Tensor]:
-        """Name -> feasible x [n]; a rule that finds nothing is left out."""
+        """Name -> feasible x [n], the most promising first; a rule that finds nothing is left out."""
         ...
 
 

@@ -32,10 +32,11 @@ def greedy_choices(problem: ShardingProblem) -> dict[str, Index]:
     single = problem.single_ms.sum(0)
     scores = {"by_size": rows * dim, "by_dim": dim, "by_lookups": lookups, "by_size_lookups": lookups * rows * dim}
 
-    choices = {"lpt": balance(problem, single)}
+    # The most promising first: a budget of one objective call buys the first.
+    choices = {"marginal": marginal(problem, np.argsort(-single.min(axis=1), kind="stable"))}
+    choices["lpt"] = balance(problem, single)
     for name, score in scores.items():
         choices[name] = balance(problem, placement.sum_groups(score[:, None] / speed))
-    choices["marginal"] = marginal(problem, np.argsort(-single.min(axis=1), kind="stable"))
     choices["best_fit"] = best_fit(problem)
     return {name: choice for name, choice in choices.items() if choice is not None}
 
