@@ -207,6 +207,32 @@ def test_other_distributions_add_commands(capsys: pytest.CaptureFixture[str]) ->
     assert "toycount" in capsys.readouterr().out
 
 
+def test_verify_judges_a_saved_result_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["solve", "toy/choose-v0", "--calls", "20", "--out", str(out), "--json"]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(out)]) == 0
+    words = capsys.readouterr().out
+    assert words.count("confirmed; ") == 2
+    saved = json.loads((out / "result.json").read_text())
+    for change, line in (
+        ({"value": saved["value"] - 1}, "value: NOT CONFIRMED"),
+        ({"x": [1.0] * len(saved["x"])}, "rules: NOT"),
+    ):
+        (out / "result.json").write_text(json.dumps({**saved, **change}))
+        assert main(["verify", str(out)]) == 1
+        assert line in capsys.readouterr().out
+    (out / "result.json").write_text(json.dumps({**saved, "x": saved["x"][:-1]}))
+    assert main(["verify", str(out)]) == 2
+    assert "Expected a design of shape" in capsys.readouterr().err
+    (out / "result.json").write_text(json.dumps({**saved, "spec": {}}))
+    assert main(["verify", str(out)]) == 2
+    assert "rebuilds its problem" in capsys.readouterr().err
+    (out / "result.json").write_text(json.dumps(saved))
+    assert main(["verify", str(out), "--with", "nobody"]) == 2
+    assert "No judge `nobody`" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ kills
 
 
