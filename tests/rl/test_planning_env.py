@@ -255,7 +255,7 @@ def test_random_networks_are_planar_survivable_and_repeatable() -> None:
 
 def test_topologies_bound_and_relaxation_are_valid() -> None:
     for seed in range(3):
-        instance = drawn(seed, nodes=4, extra=1, most=15.0)
+        instance = drawn(seed, nodes=4, extra=1, most=10.0)
         best = enumerate_optimum(instance, 3)
         topology = Topology(compile_instance(instance))
         assert best is not None
