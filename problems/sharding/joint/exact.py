@@ -17,6 +17,7 @@ from torch import Tensor
 from problems.sharding.joint.bounds import level_bound
 from problems.sharding.joint.cpsat import CpSatProgram, is_small
 from problems.sharding.joint.model import Choice, Model
+from problems.sharding.joint.space import Index
 from problems.sharding.joint.starts import Starts
 from surco.bridge import to_numpy
 from surco.protocols import Exact
@@ -24,7 +25,7 @@ from surco.protocols import Exact
 if TYPE_CHECKING:
     from problems.sharding.joint.problem import JointProblem
 
-DEFAULT_ROUNDS = 12  # of annealing, where there is no limit in seconds
+DEFAULT_ROUNDS = 8  # of annealing, where there is no limit in seconds
 FIRST_STEPS = 200_000
 MOST_STEPS = 3_000_000
 GROWTH = 1.25
@@ -65,12 +66,14 @@ class JointRun:
         self.best: Choice | None = None
         self.value = math.inf
         self.least_misfit: Choice | None = None  # where to go on while nothing fits
-        self.is_empty = self.model is None
+        self.is_empty = self.model is None or problem.oracle.is_overfull
         self.work = 0
         self.rounds = 0
         self.steps = FIRST_STEPS
         self.speed = 1e6  # proposals per second, as measured in the last round
         self.has_started = False
+        self.starts: Starts | None = None
+        self.sweeps: list[Iterator[Index]] = []
 
     def run(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
         """All phases; see `turns`."""
@@ -102,7 +105,6 @@ class JointRun:
             self._offer_design(start)
         if not self.has_started:
             yield from self._begin(begin + 0.5 * limit)
-            self.has_started = True
         if seconds is None:
             for _ in range(DEFAULT_ROUNDS):
                 if self._is_open():
@@ -131,14 +133,18 @@ class JointRun:
     def _begin(self, deadline: float) -> Iterator[None]:
         """The sweeps; dearer ones only where these find no plan that fits."""
         assert self.model is not None
-        starts = Starts(self.model, self.bound)
-        for sweep in (starts.level_sweep(), starts.cut_sweep()):
+        if self.starts is None:
+            self.starts = Starts(self.model, self.bound)
+            self.sweeps = [self.starts.level_sweep(), self.starts.cut_sweep()]
+        starts = self.starts
+        for sweep in self.sweeps:
             found = starts.best(sweep, deadline)
             if found is not None:
                 self.offer(found[0], found[1])
             yield
             if time.perf_counter() > deadline and self.best is not None:
-                return
+                return  # the next call goes on with the sweeps
+        self.has_started = True
         if self.best is None:
             choice, value, fits = starts.any(deadline)
             if fits:

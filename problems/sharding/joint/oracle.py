@@ -41,6 +41,7 @@ class JointOracle:
         self._atom_piece = space.atom_piece()
         self._atom_unit = self._mode_unit[self._piece_mode[self._atom_piece]]
         self.has_units = bool(np.all(np.diff(space.unit_start) > 0))
+        self.is_overfull = self.has_units and space.is_overfull()
         self.rows, self.limits = self._limit_rows()
 
     @property
@@ -78,8 +79,11 @@ class JointOracle:
         objective, bound = np.full(batch, np.nan), np.full(batch, -np.inf)
         status, message = [Status.ERROR] * batch, [""] * batch
         for b in range(batch):
-            if not self.has_units:
-                status[b], message[b] = Status.INFEASIBLE, "a table has no place"
+            if not self.has_units or self.is_overfull:
+                why = (
+                    "the tables exceed the memory of all devices together" if self.has_units else "a table has no place"
+                )
+                status[b], message[b] = Status.INFEASIBLE, why
                 continue
             if not np.all(np.isfinite(costs[b])):
                 message[b] = "costs are not finite"

@@ -225,8 +225,8 @@ class JointProblem:
         starts = Starts(self.model, self.lower_bound())
         found = {
             "table_wise": starts.whole(),
-            "sweep": starts.best(starts.cut_sweep(), np.inf),
-            "level_sweep": starts.best(starts.level_sweep(), np.inf),
+            "sweep": starts.best(starts.cut_sweep()),
+            "level_sweep": starts.best(starts.level_sweep()),
         }
         return {name: plan[0] for name, plan in found.items() if plan is not None}
 

@@ -100,6 +100,17 @@ class Space:
         """[E], atom of each entry."""
         return np.repeat(np.arange(self.n), np.diff(self.atom_start))
 
+    def least_bytes(self) -> Array:
+        """[U] bytes of the leanest mode of each unit, over all ranks; every unit must have a mode."""
+        atoms = np.add.reduceat(self.entry_bytes, self.atom_start[:-1])
+        pieces = np.minimum.reduceat(atoms, self.piece_start[:-1])
+        modes = np.add.reduceat(pieces, self.mode_start[:-1])
+        return np.minimum.reduceat(modes, self.unit_start[:-1])
+
+    def is_overfull(self) -> bool:
+        """Whether the leanest plan exceeds the memory of all devices together: a proof that there is no plan."""
+        return bool(self.least_bytes().sum() > self.capacity.sum() * (1.0 + 1e-9))
+
     # ------------------------------------------------------------------ plans
 
     def plan(self, atoms: Sequence[int] | Index) -> JointPlan:
@@ -149,10 +160,15 @@ class Space:
             first = placements[0]
             if any((p.sharding_type, p.ranks) != (first.sharding_type, first.ranks) for p in placements):
                 raise InvalidInputError(f"The plan parts colocated tables {[p.table for p in placements]}.")
-            found.extend(self._atoms_of(unit, first))
+            found.extend(self.atoms_of(unit, first))
         return np.sort(np.array(found, dtype=np.int64))
 
-    def _atoms_of(self, unit: int, placement: TablePlacement) -> list[int]:
+    def atoms_of(self, unit: int, placement: TablePlacement) -> list[int]:
+        """Atoms of a unit under a placement.
+
+        Raises:
+            InvalidInputError: the space has no such placement.
+        """
         kind, local = placement.sharding_type, self.spec.local_world_size
         if self.spec.world_size == local:  # one host: the twin that the space kept
             kinds = {KINDS[k] for k in self.mode_kind[self.unit_start[unit] : self.unit_start[unit + 1]]}
@@ -291,16 +307,17 @@ class SpaceBuilder:
             kinds = [k for k in kinds if ONE_HOST.get(k) not in kinds]
         found = []
         for kind in kinds:
-            for width in self._widths(kind, members[0]):
+            for width in self.widths(kind, members[0]):
                 pieces = self._pieces(unit, kind, width)
                 if pieces is not None:
                     found.append((kind, width, pieces))
         if ShardingType.TABLE_COLUMN_WISE in kinds:
-            for width in self._widths(ShardingType.TABLE_COLUMN_WISE, members[0]):
+            for width in self.widths(ShardingType.TABLE_COLUMN_WISE, members[0]):
                 found += self._host_modes(unit, width)
         return found
 
-    def _widths(self, kind: ShardingType, t: int) -> list[int]:
+    def widths(self, kind: ShardingType, t: int) -> list[int]:
+        """Widths of the column shards of table ``t`` in a type; [0] where it does not cut columns."""
         if not kind.cuts_columns:
             return [0]
         rules, table = self.spec.constraints, self.spec.tables[t]

@@ -83,8 +83,10 @@ class JointConstraints:
             "forbid": [list(pair) for pair in self.forbid],
             "colocate": [list(names) for names in self.colocate],
             "spread": [list(names) for names in self.spread],
-            "types": {table: [kind.value for kind in kinds] for table, kinds in self.types.items()},
-            "default_types": [kind.value for kind in self.default_types],
+            "types": {
+                table: [kind.value for kind in ShardingType if kind in kinds] for table, kinds in self.types.items()
+            },
+            "default_types": [kind.value for kind in ShardingType if kind in self.default_types],
             "min_width": self.min_width,
             "min_widths": dict(self.min_widths),
         }

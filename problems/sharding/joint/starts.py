@@ -10,6 +10,7 @@ Two sweeps decide the mode of every unit, the pieces then go by weight, heaviest
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -128,8 +129,8 @@ class Starts:
         choice, value, fits = self.place(next(iter(self.cut_sweep())))
         return (choice, value) if fits else None
 
-    def best(self, sweep: Iterator[Index], deadline: float) -> tuple[Choice, float] | None:
-        """The best fitting plan of a sweep."""
+    def best(self, sweep: Iterator[Index], deadline: float = math.inf) -> tuple[Choice, float] | None:
+        """The best fitting plan of what is left of a sweep; an iterator cut by the deadline may be given again."""
         found: tuple[Choice, float] | None = None
         for modes in sweep:
             choice, value, fits = self.place(modes)
