@@ -11,6 +11,7 @@ from torch import Tensor
 
 from problems.sharding.bounds import quick_bound
 from problems.sharding.costs import Combine
+from problems.sharding.fused import BoundFused
 from problems.sharding.level_bound import Form, LevelProgram
 from problems.sharding.makespan_cpsat import solve_makespan
 from problems.sharding.search import PlanSearch
@@ -107,7 +108,7 @@ class ExactRun:
     def _raise_bound(self, turn: float, deadline: float) -> None:
         if self.problem.cost.combine is Combine.SLOWEST_DEVICE:
             self._solve_makespan(min(turn, 0.7 * (deadline - time.perf_counter())))
-        else:
+        elif isinstance(self.problem.cost, BoundFused):  # the levels are of its cache; other costs keep the quick bound
             self._solve_levels(turn, deadline)
 
     def _solve_makespan(self, seconds: float) -> None:

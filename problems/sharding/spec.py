@@ -26,13 +26,15 @@ from problems.sharding.access import Access, ReuseHistogram, Uniform, ZipfMandel
 from problems.sharding.constraints import Constraints, suggestion
 from problems.sharding.costs import AdditiveCost, CostModel
 from problems.sharding.fused import FusedCost
+from problems.sharding.measured.cost import MeasuredCost
 from problems.sharding.tables import Device, Table, Workload, check_int
 from surco.errors import InvalidInputError
 
 DOMAIN_NAME = "sharding"
-COST_MODELS: dict[str, type[AdditiveCost] | type[FusedCost]] = {
+COST_MODELS: dict[str, type[AdditiveCost] | type[FusedCost] | type[MeasuredCost]] = {
     AdditiveCost.name: AdditiveCost,
     FusedCost.name: FusedCost,
+    MeasuredCost.name: MeasuredCost,
 }
 ACCESS_KINDS: dict[str, type[Access]] = {
     "uniform": Uniform,
