@@ -105,7 +105,7 @@ def peer(case: str, seed: int, planner: str, timeout: int) -> Row:
         agent = EmbeddingShardingPlanner(
             topology=judge.topology,
             batch_size=judge.spec.workload.batch_size,
-            constraints=judge.constraints(types and dict.fromkeys(names, types), fused=types is not None),
+            constraints=judge.constraints(dict.fromkeys(names, types) if types else None, fused=types is not None),
             stats=[],
             **options,
         )
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (case, seed, planner) in done:
                 continue
             if planner in ("sweep", "ours"):
-                row = own(case, seed, planner, SCALE.get(case, arguments.seconds))
+                row = own(case, seed, planner, SCALE[case] if case in SCALE else float(arguments.seconds))
             else:
                 row = peer(case, seed, planner, arguments.timeout)
             rows.append(row)

@@ -12,6 +12,7 @@ where ranks are alike (averaging over their names); else the weights follow a su
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from problems.sharding.joint.model import Model
 from solvers.oracle import Array
@@ -39,7 +40,7 @@ def _atom_costs(model: Model, weights: Array) -> Array:
     return np.add.reduceat(model.totals * weights[model.space.entry_rank], model.space.atom_start[:-1])
 
 
-def _least(model: Model, costs: Array, level: float) -> tuple[float, Array]:
+def _least(model: Model, costs: Array, level: float) -> tuple[float, NDArray[np.bool_]]:
     """L(level), and the [A] mask of the atoms that reach it."""
     space = model.space
     open_costs = np.where(model.atom_top <= level, costs, np.inf)

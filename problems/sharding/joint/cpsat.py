@@ -84,7 +84,7 @@ class CpSatProgram:
         self._choose(is_open)
         self._limit_memory()
         self._limit_spread()
-        if extra_bytes:
+        if self.extra is not None:
             self.program.minimize(self.extra)
         else:
             self._weigh(top, lower)

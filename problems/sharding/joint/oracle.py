@@ -239,7 +239,7 @@ class JointOracle:
         constraints = [
             LinearConstraint(sp.hstack([in_piece, of_mode]).tocsr(), 0.0, 0.0),
             LinearConstraint(sp.hstack([sp.csr_array((len(space.units), self.n)), in_unit]).tocsr(), 1.0, 1.0),
-            LinearConstraint(sp.hstack([self.rows, empty]).tocsr(), -np.inf, self.limits),
+            LinearConstraint(sp.hstack([self.rows, empty]).tocsr(), ub=self.limits),  # pyright: ignore[reportArgumentType]
         ]
         answer = milp(
             np.concatenate([costs, np.zeros(modes)]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -330,6 +331,12 @@ class JointProblem:
         from problems.sharding.joint.report import figures
 
         return figures(self, x)
+
+    def exports(self) -> Mapping[str, Callable[[Tensor, Path], None]]:
+        """File formats of a plan, see ``problems.sharding.handover.exports``."""
+        from problems.sharding.handover.exports import exports, joint_reasons
+
+        return exports(self.joint_spec.tables, self.plan, functools.partial(joint_reasons, self))
 
     def judges(self) -> Mapping[str, Callable[[Tensor], Verification]]:
         """TorchRec's own objects as judge of a plan."""

@@ -295,6 +295,7 @@ class SpaceBuilder:
 
     def _modes(self, unit: int) -> list[tuple[ShardingType, int, list[tuple[Index, Index, Index, Array, Array]]]]:
         members = self.units[unit]
+        first = members[0]
         kinds = [k for k in ShardingType if all(k in self.types_of(t) for t in members)]
         if not kinds:
             self._drop(unit, "types", "the allowed types of the colocated tables have none in common")
@@ -307,12 +308,12 @@ class SpaceBuilder:
             kinds = [k for k in kinds if ONE_HOST.get(k) not in kinds]
         found = []
         for kind in kinds:
-            for width in self.widths(kind, members[0]):
+            for width in self.widths(kind, first):
                 pieces = self._pieces(unit, kind, width)
                 if pieces is not None:
                     found.append((kind, width, pieces))
         if ShardingType.TABLE_COLUMN_WISE in kinds:
-            for width in self.widths(ShardingType.TABLE_COLUMN_WISE, members[0]):
+            for width in self.widths(ShardingType.TABLE_COLUMN_WISE, first):
                 found += self._host_modes(unit, width)
         return found
 

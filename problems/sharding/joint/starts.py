@@ -69,7 +69,7 @@ class Starts:
         """Place the pieces of the modes; returns the plan, its value, and whether it fits."""
         space = self.model.space
         lengths = space.mode_start[modes + 1] - space.mode_start[modes]
-        pieces = np.concatenate([np.arange(space.mode_start[m], space.mode_start[m + 1]) for m in modes])
+        pieces = np.concatenate([np.arange(int(space.mode_start[m]), int(space.mode_start[m + 1])) for m in modes])
         assert len(pieces) == lengths.sum()
         weight = self.piece_bytes[pieces] if by_bytes else self.piece_weight[pieces]
         order = np.lexsort((-weight, ~self.is_everywhere[pieces]))
