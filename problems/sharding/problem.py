@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -319,3 +320,10 @@ class ShardingProblem:
         from problems.sharding.report import figures
 
         return figures(self, x)
+
+    def exports(self) -> Mapping[str, Callable[[Tensor, Path], None]]:
+        """File formats of a plan, see ``problems.sharding.handover.exports``."""
+        from problems.sharding.handover.exports import exports, table_wise_plan, table_wise_reasons
+
+        plan, reasons = functools.partial(table_wise_plan, self), functools.partial(table_wise_reasons, self)
+        return exports(self.tables, plan, reasons)

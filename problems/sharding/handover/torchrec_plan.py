@@ -53,8 +53,13 @@ def sharding_plan(
     return sharding_plan_of_text(sharding_plan_text(plan, tables, module_of=module_of, device_type=device_type))
 
 
-def sharding_plan_of_text(text: Mapping[str, Any]) -> Any:
+def sharding_plan_of_text(text: Mapping[str, Any], *, module_of: Mapping[str, str] | None = None) -> Any:
     """TorchRec's ``ShardingPlan`` of its JSON form, for example of a file that ``--export torchrec`` wrote.
+
+    Args:
+        text: the JSON form.
+        module_of: table -> path of its module in the model, where the form does not know it (a spec of tables alone
+            does not); other tables stay where the form has them.
 
     Raises:
         InvalidInputError: the JSON is not such a form.
@@ -71,9 +76,9 @@ def sharding_plan_of_text(text: Mapping[str, Any]) -> Any:
     )
 
     modules: dict[str, Any] = {}
-    for path, tables in text["plan"].items():
-        modules[path] = EmbeddingModuleShardingPlan()
+    for own_path, tables in text["plan"].items():
         for name, entry in tables.items():
+            path = module_of[name] if module_of and name in module_of else own_path
             blocks = [
                 ShardMetadata(
                     shard_offsets=list(block["shard_offsets"]),
@@ -82,7 +87,7 @@ def sharding_plan_of_text(text: Mapping[str, Any]) -> Any:
                 )
                 for block in entry.get("shards", ())
             ]
-            modules[path][name] = ParameterSharding(
+            modules.setdefault(path, EmbeddingModuleShardingPlan())[name] = ParameterSharding(
                 sharding_type=entry["sharding_type"],
                 compute_kernel=entry["compute_kernel"],
                 ranks=list(entry["ranks"]),
