@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from problems.photonics.border import fixed_border
 from problems.photonics.brush import Symmetry, parse_brush
 from problems.photonics.geometry import BUILDERS, LIGHT_WAVELENGTHS_NM, PAPER_WAVELENGTHS_NM
 from problems.photonics.problem import PhotonicProblem
@@ -22,7 +23,7 @@ _TITLES = {
     "wdm": "wavelength demultiplexer",
     "power-splitter": "1x2 power splitter",
 }
-_OVERRIDES = ("brush", "symmetry", "robust", "seed", "sweeps", "wavelengths_nm", "torch_device")
+_OVERRIDES = ("brush", "symmetry", "robust", "seed", "sweeps", "wavelengths_nm", "torch_device", "border")
 
 
 def _symmetry(device: str) -> Symmetry:
@@ -64,7 +65,7 @@ class PhotonicsDomain:
 
     Overrides: ``brush`` (cross, circle-9px, circle-100nm, notched-10px), ``symmetry`` (none, diagonal, x, y, xy;
     default none at 40 nm and the published one at 10 nm), ``robust`` (etch pixels), ``seed`` (families only),
-    ``sweeps``, ``wavelengths_nm``, ``torch_device``.
+    ``sweeps``, ``wavelengths_nm``, ``torch_device``, ``border`` (free, or fixed: see `problems.photonics.border`).
     """
 
     name = "photonics"
@@ -111,7 +112,8 @@ class PhotonicsDomain:
             "domain": self.name, "device": device, "grid_nm": grid,
             "wavelengths_nm": list(PAPER_WAVELENGTHS_NM if is_fine else LIGHT_WAVELENGTHS_NM), **geometry,
             "brush": "circle-8px" if is_fine else "cross",
-            "symmetry": str(_symmetry(device)) if is_fine else "none", "robust": 0, "sweeps": 0, "id": id,
+            "symmetry": str(_symmetry(device)) if is_fine else "none", "robust": 0, "sweeps": 0,
+            "border": "free", "id": id,
         }  # fmt: skip
         spec |= {key: value for key, value in overrides.items() if key not in ("seed", "torch_device")}
         return self._build(spec, overrides.get("torch_device", "cpu"))
@@ -132,7 +134,7 @@ class PhotonicsDomain:
         kind = str(spec["device"])
         if kind not in BUILDERS:
             raise InvalidInputError(f"No device `{kind}`.{closest(kind, BUILDERS)}")
-        own = {"domain", "device", "id", "brush", "symmetry", "robust", "sweeps"}
+        own = {"domain", "device", "id", "brush", "symmetry", "robust", "sweeps", "border"}
         geometry = {key: value for key, value in spec.items() if key not in own}
         try:
             device = BUILDERS[kind](**geometry)
@@ -144,11 +146,22 @@ class PhotonicsDomain:
             raise InvalidInputError(
                 f"No symmetry `{spec['symmetry']}`.{closest(str(spec['symmetry']), Symmetry)}"
             ) from error
+        rule = str(spec.get("border", "free"))
+        if rule not in ("free", "fixed"):
+            raise InvalidInputError(f"Expected the border `free` or `fixed`, got `{rule}`.")
+        brush = parse_brush(str(spec.get("brush", "cross")), device.grid_nm)
         return PhotonicProblem(
-            device, SPECS[kind], parse_brush(str(spec.get("brush", "cross")), device.grid_nm), symmetry=symmetry,
-            etch_px=int(spec.get("robust", 0)), simulator=Simulator(device, torch_device=torch_device),
-            sweeps=int(spec.get("sweeps", 0)), id=str(spec.get("id", "")), spec=spec,
-        )  # fmt: skip
+            device,
+            SPECS[kind],
+            brush,
+            symmetry=symmetry,
+            border=fixed_border(device, brush) if rule == "fixed" else None,
+            etch_px=int(spec.get("robust", 0)),
+            simulator=Simulator(device, torch_device=torch_device),
+            sweeps=int(spec.get("sweeps", 0)),
+            id=str(spec.get("id", "")),
+            spec=spec,
+        )
 
 
 DOMAIN = PhotonicsDomain()

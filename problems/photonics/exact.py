@@ -40,6 +40,7 @@ def paint_exact(
     reward: FloatArray,
     *,
     seconds: float = 10.0,
+    work: float | None = None,
     hint: NDArray[Any] | None = None,
     workers: int = 1,
     seed: int = 0,
@@ -49,7 +50,8 @@ def paint_exact(
     Args:
         table: incidence of the brush.
         reward: [n], finite.
-        seconds: time limit.
+        seconds: time limit, wall clock.
+        work: also a limit in the solver's deterministic seconds, which do not depend on the load of the machine.
         hint: [n] a feasible design to start from.
         workers: search threads.
         seed: of the search.
@@ -75,6 +77,8 @@ def paint_exact(
             model.add_hint(x[p], int(hint[p] > 0.5))
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = seconds
+    if work is not None:
+        solver.parameters.max_deterministic_time = work
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = seed
     status = solver.solve(model)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from problems.photonics.border import Border
 from problems.photonics.brush import Brush, Symmetry, unpaintable
 from problems.photonics.exact import paint_exact
 from problems.photonics.painter import Painter
 from solvers.oracle import Array, OracleBatch, Status, as_costs
+from surco.errors import InvalidInputError
 
 
 class BrushOracle:
@@ -23,6 +26,7 @@ class BrushOracle:
         threads: rows of a batch solved at once.
         sweeps: rounds of local improvement after each painting.
         exact_seconds: solve each row by CP-SAT for so long, started from the painter; None for the painter alone.
+        border: what surrounds the design, for the fixed border; None for the free one.
 
     Note:
         The painter is a heuristic: its rows come back FEASIBLE with the trivial bound sum(min(costs, 0)). Only
@@ -38,8 +42,11 @@ class BrushOracle:
         threads: int = 1,
         sweeps: int = 0,
         exact_seconds: float | None = None,
+        border: Border | None = None,
     ) -> None:
-        self.painter = Painter(shape, brush, symmetry, threads=threads, sweeps=sweeps)
+        if border is not None and exact_seconds is not None:
+            raise InvalidInputError("Expected the free border in the exact mode. Try `border=None`.")
+        self.painter = Painter(shape, brush, symmetry, threads=threads, sweeps=sweeps, border=border)
         self.exact_seconds = exact_seconds
 
     @property
@@ -74,6 +81,11 @@ class BrushOracle:
     def violation(self, x: Array) -> NDArray[np.float64]:
         """[..., n] -> [...]: pixels that the brush cannot paint, plus the distance of x from 0 and 1."""
         x = np.asarray(x, dtype=np.float64)
-        bad = unpaintable(self.painter.expand(x), self.painter.brush).sum(axis=(-2, -1))
+        bad = broken(self.painter.expand(x), self.painter.brush, self.painter.border).sum(axis=(-2, -1))
         rounding = np.abs(x - np.clip(np.round(x), 0, 1)).max(axis=-1)
         return bad + np.where(np.isnan(rounding), np.inf, rounding)
+
+
+def broken(design: NDArray[Any], brush: Brush, border: Border | None) -> NDArray[np.bool_]:
+    """[..., H, W] pixels that break the brush rule under the free border or a fixed one, by morphology."""
+    return unpaintable(design, brush) if border is None else border.broken(design, brush)

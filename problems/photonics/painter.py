@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from problems.photonics.border import Border
 from problems.photonics.brush import Brush, Symmetry, orbits
 from surco.errors import InvalidInputError, MissingExtraError
 
@@ -88,6 +89,33 @@ def incidence(shape: tuple[int, int], brush: Brush, symmetry: Symmetry = Symmetr
     )
 
 
+def border_touches(table: Incidence, border: Border) -> Int32Array:
+    """Touches 2 t + color that paint every fixed class of a canvas and reach least into the free part.
+
+    Each lies wholly in its color of the pattern in which the guides go straight on, so that none is in another's way.
+
+    Raises:
+        InvalidInputError: the brush cannot paint the surroundings.
+    """
+    n, m = table.n, len(table.touch_start) - 1
+    fixed, pattern = np.full(n, -1, np.int8), np.zeros(n, bool)
+    fixed[table.classes], pattern[table.classes] = border.fixed, border.outward
+    owner = np.repeat(np.arange(m), np.diff(table.touch_start))
+    free = np.bincount(owner, fixed[table.touch_pixel] < 0, m)
+    chosen: list[int] = []
+    for color in (0, 1):
+        foreign = np.bincount(owner, pattern[table.touch_pixel] != (color == 0), m)
+        missing = fixed == 1 - color
+        for t in sorted(np.flatnonzero(foreign == 0), key=lambda t: free[t]):
+            pixels = table.touch_pixel[table.touch_start[t] : table.touch_start[t + 1]]
+            if missing[pixels].any():
+                missing[pixels] = False
+                chosen.append(2 * int(t) + color)
+        if missing.any():
+            raise InvalidInputError("Expected a brush that can paint what surrounds the design. Try a smaller one.")
+    return np.array(chosen, np.int32)
+
+
 @cache
 def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
     try:
@@ -106,6 +134,7 @@ class Painter:
         symmetry: mirror symmetry of all designs; the variables are then the pixel classes.
         threads: rows of a batch painted at once.
         sweeps: rounds of local improvement after each painting; 0 for none.
+        border: what surrounds the design, for the fixed border; None for the free one.
     """
 
     def __init__(
@@ -116,9 +145,20 @@ class Painter:
         *,
         threads: int = 1,
         sweeps: int = 0,
+        border: Border | None = None,
     ) -> None:
         self.shape, self.brush, self.symmetry, self.threads, self.sweeps = shape, brush, symmetry, threads, sweeps
+        self.border = border
         self.incidence = incidence(shape, brush, symmetry)
+        self._table, self._start = self.incidence, np.zeros(0, np.int32)
+        self._place = np.arange(self.n)  # where the classes of the design are among those of the table
+        self._guard = np.zeros(self.n)
+        if border is not None:
+            self._table = incidence((border.fixed.shape[0], border.fixed.shape[1]), brush, symmetry)
+            self._start = border_touches(self._table, border)
+            self._place[self.incidence.classes] = self._table.classes[border.inside]
+            self._guard = np.zeros(self._table.n)
+            self._guard[self._table.classes] = np.where(border.fixed < 0, 0.0, 2.0 * border.fixed - 1.0)
 
     @property
     def n(self) -> int:
@@ -190,22 +230,28 @@ class Painter:
 
     def _paint_row(self, reward: FloatArray) -> NDArray[np.int8]:
         scale = np.abs(reward).max()
-        table = self.incidence
+        table = self._table
+        unit = np.zeros(table.n)
+        unit[self._place] = reward / scale if scale > 0 else reward
         color, is_complete = _kernels()[0](
-            reward / scale if scale > 0 else reward,
-            table.touch_start, table.touch_pixel, table.pixel_start, table.pixel_touch, _BLOCK,
-        )  # fmt: skip
+            unit, table.touch_start, table.touch_pixel, table.pixel_start, table.pixel_touch, self._start, _BLOCK
+        )
         if not is_complete:
             raise RuntimeError("The painter left a pixel that neither color can reach; please report this reward.")
         x = (color == 0).astype(np.int8)
+        x = x[self._place]
         return self._improve_row(x, reward, self.sweeps) if self.sweeps else x
 
     def _improve_row(self, x: NDArray[np.int8], reward: FloatArray, sweeps: int) -> NDArray[np.int8]:
-        scale, table = np.abs(reward).max(), self.incidence
+        scale, table = np.abs(reward).max(), self._table
         if scale == 0:
             return x
         reach = 6 * self.brush.offsets.shape[0]
+        unit, full = self._guard * (4.0 * table.n), (self._guard > 0).astype(np.int8)  # no move pays for the border
+        free = self._guard[self._place] == 0
+        unit[self._place[free]] = (reward / scale)[free]
+        full[self._place] = x
         better, _ = _kernels()[1](
-            x, reward / scale, table.touch_start, table.touch_pixel, table.pixel_start, table.pixel_touch, sweeps, reach
+            full, unit, table.touch_start, table.touch_pixel, table.pixel_start, table.pixel_touch, sweeps, reach
         )
-        return better
+        return better[self._place]

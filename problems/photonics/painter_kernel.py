@@ -20,8 +20,8 @@ def _best_of_block(block, width, count, gain, open_pixels, blocked):
 
 
 @nb.njit(nogil=True, cache=True, fastmath=False)
-def paint(reward, touch_start, touch_pixel, pixel_start, pixel_touch, width):
-    """Paint one reward [n]; returns the colors [n] and whether every pixel was reached."""
+def paint(reward, touch_start, touch_pixel, pixel_start, pixel_touch, start, width):
+    """Paint one reward [n], after the touches 2 t + color of ``start``: colors [n], and whether all got one."""
     n, m = len(pixel_start) - 1, len(touch_start) - 1
     color = np.full(n, -1, np.int8)
     forced = np.full(n, -1, np.int8)
@@ -47,8 +47,9 @@ def paint(reward, touch_start, touch_pixel, pixel_start, pixel_touch, width):
     block_touch = np.empty(blocks, np.int32)
     block_color = np.empty(blocks, np.int8)
 
-    free = np.empty(2 * m, np.int32)  # stack of touches 2 t + color that cost the other color nothing
-    free_count = 0
+    free = np.empty(2 * m + len(start), np.int32)  # stack of touches 2 t + color that cost the other color nothing
+    free_count = len(start)
+    free[:free_count] = start
     helper = np.empty(2 * m, np.int32)  # touches that may cover a forced pixel
     in_helper = np.zeros(2 * m, np.bool_)
     helper_count = 0

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from problems.photonics.brush import Brush, Symmetry, unpaintable
+from problems.photonics.border import Border
+from problems.photonics.brush import Brush, Symmetry
 from problems.photonics.geometry import Device
-from problems.photonics.oracle import BrushOracle
+from problems.photonics.oracle import BrushOracle, broken
 from problems.photonics.robust import etch_corners
 from problems.photonics.simulator import Simulator
 from problems.photonics.targets import Spec, spec_loss, spec_metric
@@ -47,6 +48,7 @@ class PhotonicProblem:
         etch_px: pixels by which edges move out and in, for robust designs.
         simulator: default a CPU simulator of ``device``.
         sweeps: rounds of local improvement of the oracle.
+        border: what surrounds the design, for the fixed border; None for the free one.
         id: registered id.
         spec: JSON-able description.
 
@@ -68,6 +70,7 @@ class PhotonicProblem:
         etch_px: int = 0,
         simulator: Simulator | None = None,
         sweeps: int = 0,
+        border: Border | None = None,
         id: str = "",
         spec: Mapping[str, Any] | None = None,
     ) -> None:
@@ -76,7 +79,8 @@ class PhotonicProblem:
         target.windows(len(device.wavelengths_nm))
         self.device, self.target, self.brush, self.symmetry, self.etch_px = device, target, brush, symmetry, etch_px
         self.simulator = simulator or Simulator(device)
-        self.oracle = BrushOracle(device.design_shape, brush, symmetry, sweeps=sweeps)
+        self.border = border
+        self.oracle = BrushOracle(device.design_shape, brush, symmetry, sweeps=sweeps, border=border)
         self.id = id
         self.spec = dict(spec or {})
         self._classes = torch.from_numpy(self.oracle.painter.incidence.classes)
@@ -89,7 +93,7 @@ class PhotonicProblem:
 
     def design(self, x: Tensor) -> Tensor:
         """[..., n] to pixels [..., H, W]."""
-        return x[..., self._classes]
+        return x[..., self._classes.to(x.device)]
 
     def s_parameters(self, x: Tensor) -> Tensor:
         """S [C, B, L, P, 1] of x [B, n] for every etch corner, port 1 excited."""
@@ -127,7 +131,7 @@ class PhotonicProblem:
         values = x.detach().cpu().double()
         rounding = (values - values.round().clamp(0, 1)).abs().amax(-1)
         rounding = torch.where(torch.isnan(rounding), torch.full_like(rounding, torch.inf), rounding)
-        bad = unpaintable(self.design(values).numpy(), self.brush).sum(axis=(-2, -1))
+        bad = broken(self.design(values).numpy(), self.brush, self.border).sum(axis=(-2, -1))
         return rounding + torch.from_numpy(np.asarray(bad, dtype=np.float64))
 
     def initial_costs(self) -> Tensor:
@@ -166,13 +170,13 @@ class PhotonicProblem:
         Source: Schubert et al. 2022, the filter and threshold before the generator.
         """
         pixels = self.design(latent)[:, None]
-        kernel = torch.from_numpy(self.brush.mask).to(latent.dtype)
+        kernel = torch.from_numpy(self.brush.mask).to(latent.device, latent.dtype)
         low = self.brush.diameter // 2
         high = self.brush.diameter - 1 - low
         padded = torch.nn.functional.pad(pixels, (low, high, low, high), mode="replicate")
         smooth = torch.nn.functional.conv2d(padded, (kernel / kernel.sum())[None, None])[:, 0]
         rewards = torch.tanh(sharpness * smooth).flatten(1)
-        return -torch.zeros_like(latent).index_add(1, self._classes.flatten(), rewards)
+        return -torch.zeros_like(latent).index_add(1, self._classes.flatten().to(latent.device), rewards)
 
     def initial_latent(self, rows: int, *, generator: torch.Generator) -> Tensor:
         """[rows, n] random latents around a solid design: bias plus noise."""

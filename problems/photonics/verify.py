@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from problems.photonics import direct
-from problems.photonics.brush import unpaintable
+from problems.photonics.oracle import broken
 from problems.photonics.problem import PhotonicProblem
 from problems.photonics.robust import etch_corners
 from problems.photonics.targets import spec_metric
@@ -55,7 +55,7 @@ def verify(problem: PhotonicProblem, x: Tensor, *, judge: str = "ceviche") -> Ve
         ours = problem.s_parameters(x[None])[:, 0].cpu()
     error = float((s.abs() - ours.abs()).abs().max())
     metric, claimed = float(spec_metric(s, problem.target).min()), float(spec_metric(ours, problem.target).min())
-    bad = int(unpaintable(design.numpy(), problem.brush).sum())
+    bad = int(broken(design.numpy(), problem.brush, problem.border).sum())
     return Verification(
         bad == 0 and error <= S_TOLERANCE and (metric > 0) == (claimed > 0),
         {"unpaintable_pixels": bad, "metric": metric, "claimed_metric": claimed, "s_error": error},
