@@ -6,14 +6,17 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from problems.planning.checkpoint import restore, save
 from problems.planning.construction import cover_cuts, keeps_rules, repair, shortest_path_plan, trim
 from problems.planning.cuts import CutsetPool, cutset_pool, strengthen
 from problems.planning.explanation import explain_rules, refuse_if_hopeless
 from problems.planning.master import Master
 from problems.planning.network import Array, Network
+from problems.planning.parallel import MapPool, PooledSurvival
 from problems.planning.separation import Answer
 from problems.planning.survival import Deadline, MetricCut, Survival, metric_cut
 from problems.planning.translation import Translator, deepest
@@ -64,6 +67,7 @@ class Decomposition:
         cutset_size: largest node sets of the cutset pool.
         most_cutsets: how many of them.
         constant: added to every cost, in what is reported and in gaps.
+        pool: with ``map`` (an executor of ``concurrent.futures``); separates scenarios in parallel.
     """
 
     def __init__(
@@ -76,10 +80,13 @@ class Decomposition:
         cutset_size: int = 5,
         most_cutsets: int = 4000,
         constant: float = 0.0,
+        pool: MapPool | None = None,
     ) -> None:
         self.network = network
         self.tolerance = tolerance
-        self.survival = Survival(network, backend=backend)
+        self.survival = (
+            Survival(network, backend=backend) if pool is None else PooledSurvival(network, pool, backend=backend)
+        )
         self._translator = Translator(network, self.survival.binding)
         self.master = Master(network, backend=backend)
         self.metric_cuts: list[MetricCut] = []
@@ -88,13 +95,15 @@ class Decomposition:
         self.best: Array | None = None
         self.statistics = Statistics()
         self.is_root_done = False
-        self._root_point: Array | None = None
-        self._core: Array | None = None
+        self.root_point: Array | None = None
+        self.core: Array | None = None
         self._recent: dict[int, int] = {}
         self._cutset_options = (cutset_size, most_cutsets)
         self._pool: CutsetPool | None = None
         self._start = start
         self._deadline, self._callback, self._wants_stop = Deadline(None), None, False
+        self._checkpoint: Path | None = None
+        self._checkpoint_seconds = self._saved_at = 0.0
 
     @property
     def upper(self) -> float:
@@ -117,6 +126,8 @@ class Decomposition:
         callback: Callable[[Bounds], bool | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         is_root_only: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_seconds: float = 10.0,
     ) -> Bounds:
         """Work until the gap is at most the tolerance, time is over, or the callback returns True.
 
@@ -125,12 +136,27 @@ class Decomposition:
             callback: told of every change; returning True stops.
             clock: wall by default, ``time.process_time`` for CPU seconds.
             is_root_only: stop after the relaxation and its rounding.
+            checkpoint: file that holds cuts, bounds and incumbent; read first where it exists and the engine is fresh,
+                written about every ``checkpoint_seconds`` and at the end.
+            checkpoint_seconds: on ``clock``; 0 to write at every change.
 
         Raises:
             InfeasibleError: no plan survives; the message names a cut.
         """
         deadline = Deadline(seconds, clock)
         self._deadline, self._callback, self._wants_stop = deadline, callback, False
+        self._checkpoint, self._checkpoint_seconds = None, checkpoint_seconds
+        if checkpoint is not None:
+            self._checkpoint, self._saved_at = Path(checkpoint), 0.0
+            if self._pool is None and self._checkpoint.is_file():
+                restore(self, self._checkpoint)
+        try:
+            return self._work(is_root_only=is_root_only)
+        finally:
+            if self._checkpoint is not None:
+                save(self, self._checkpoint)
+
+    def _work(self, *, is_root_only: bool) -> Bounds:
         if self._is_finished():
             return self.bounds
         self.prepare()
@@ -139,7 +165,7 @@ class Decomposition:
         while not is_root_only and not self._is_finished():
             self._integer_round()
         self._tell()
-        return Bounds(deadline.used, self.lower, self.upper)
+        return Bounds(self._deadline.used, self.lower, self.upper)
 
     # ------------------------------------------------------------------ state
 
@@ -148,6 +174,9 @@ class Decomposition:
         self.statistics.cuts = len(self.master.rhs)
         now = Bounds(self._deadline.used, self.lower, self.upper)
         self.statistics.trace.append(now)
+        if self._checkpoint is not None and now.seconds - self._saved_at >= self._checkpoint_seconds:
+            save(self, self._checkpoint)
+            self._saved_at = now.seconds
         if self._callback is not None and self._callback(now):
             self._wants_stop = True
 
@@ -177,7 +206,7 @@ class Decomposition:
         """The relaxation's latest point [n], after working on it for at most ``seconds`` more."""
         if not self.is_root_done:
             self.run(seconds, is_root_only=True)
-        return self._root_point
+        return self.root_point
 
     def _raise_lower(self, bound: float) -> None:
         """Take a bound on the master's cost, which is without the constant."""
@@ -198,10 +227,10 @@ class Decomposition:
             self.offer_checked(start)
         greedy = shortest_path_plan(network)
         if greedy is not None:
-            self._core = greedy
+            self.core = greedy if self.core is None else self.core
             self.offer(greedy)
-        elif self.best is not None:
-            self._core = self.best
+        elif self.best is not None and self.core is None:
+            self.core = self.best
 
     # ------------------------------------------------------------------ cuts
 
@@ -267,7 +296,7 @@ class Decomposition:
         round_number = 0
         while not self._is_finished():
             x = self._master_point()
-            self._root_point = x
+            self.root_point = x
             round_number += 1
             self.statistics.rounds += 1
             self._tell()
@@ -286,9 +315,9 @@ class Decomposition:
         The core is a point that survives. The scenarios that failed lately come first, and a few failures are enough to
         ask the master again; a point between that survives becomes the core.
         """
-        weight = 0.0 if self._core is None else CORE_WEIGHT
+        weight = 0.0 if self.core is None else CORE_WEIGHT
         while not self._is_finished():
-            point = x if self._core is None else weight * self._core + (1.0 - weight) * x
+            point = x if self.core is None else weight * self.core + (1.0 - weight) * x
             recent = sorted((s for s, age in self._recent.items() if age < 3), key=lambda s: self._recent[s])
             order = recent + [s for s in self.survival.binding.tolist() if s not in set(recent)]
             found, is_complete = self.survival.failures(
@@ -302,15 +331,15 @@ class Decomposition:
             if not weight:
                 return not is_complete
             if not found and is_complete:
-                self._core = point
+                self.core = point
             weight = weight / 2 if weight > 0.1 else 0.0
         return True
 
     def _round_root(self) -> None:
         """A plan from the relaxation's point: round, satisfy the cuts, repair, trim."""
-        assert self._root_point is not None
+        assert self.root_point is not None
         if not self._is_finished():
-            x = np.minimum(np.floor(self._root_point + 0.6), self.network.upper)
+            x = np.minimum(np.floor(self.root_point + 0.6), self.network.upper)
             self.improve(cover_cuts(self.network, x, self.master.rows, self.master.rhs))
 
     def improve(self, x: Array) -> bool:

@@ -16,7 +16,7 @@ from problems.planning.instance import PlanningInstance
 from problems.planning.network import compile_instance
 from problems.planning.objectives import OBJECTIVES
 from problems.planning.problem import NonlinearPlanning, PlanningProblem, ProgrammedPlanning
-from problems.planning.topologies import from_topohub, sane_names
+from problems.planning.topologies import drawn_names, from_topohub, sane_names, zoo_names
 from surco.errors import InvalidInputError, UnknownIdError
 from surco.registry import closest
 
@@ -34,8 +34,12 @@ class PlanningDomain:
     """Survivable capacity plans of real networks.
 
     Overrides of an id: ``mean_load_units`` (mean shortest-path load of a link direction, default 5), ``unit_gbps``
-    (100), ``load_factor`` (1), ``tolerance`` of the exact method, ``options`` of a nonlinear objective; ``seed`` is
-    accepted and changes nothing, since nothing is drawn.
+    (100), ``load_factor`` (1), ``tolerance`` of the exact method, ``options`` of a nonlinear objective; ``seed`` draws
+    the demands of Topology Zoo networks (default 0) and changes nothing elsewhere, since nothing is drawn there.
+
+    Ids: ``planning/<SNDlib name>-v0`` where topohub has distances, ``planning/<SNDlib name>-drawn-v0`` where positions
+    are a drawing (lengths are nominal: the mean link counts as 100 km), ``planning/zoo-<name>-v0`` with gravity demands
+    between log-normal node weights.
     """
 
     name = "planning"
@@ -44,10 +48,13 @@ class PlanningDomain:
     def ids(self) -> Mapping[str, str]:
         """Versioned id -> one line of description."""
         table = {}
-        for name in sane_names():
-            table[f"planning/{name}-v0"] = f"cheapest capacities of {name} that survive every single link failure"
+        for name in (*sane_names(), *(f"{name}-drawn" for name in drawn_names())):
+            note = " (its positions are drawing units: nominal lengths)" if name.endswith("-drawn") else ""
+            table[f"planning/{name}-v0"] = f"cheapest capacities of {name} that survive every single link failure{note}"
             for objective, words in _WORDS.items():
                 table[f"planning/{name}-{objective}-v0"] = f"survivable capacities of {name}: {words}"
+        for name in zoo_names():
+            table[f"planning/zoo-{name}-v0"] = f"cheapest survivable capacities of {name} (Topology Zoo), drawn demands"
         return table
 
     def make(self, id: str, **overrides: Any) -> PlanningProblem:
@@ -61,6 +68,12 @@ class PlanningDomain:
         if unknown:
             raise InvalidInputError(f"`{id}` has no override `{unknown[0]}`.{closest(unknown[0], _OVERRIDES)}")
         if id not in self.ids():
+            if any(id.startswith(f"planning/{name}-") for name in drawn_names()):
+                name = next(name for name in drawn_names() if id.startswith(f"planning/{name}-"))
+                raise UnknownIdError(
+                    f"No problem `{id}`: positions of {name} are drawing units, so there are no distances. Read its "
+                    f"SNDlib file, or take `planning/{name}-drawn-v0` with nominal lengths."
+                )
             raise UnknownIdError(f"No problem `{id}`.{closest(id, self.ids())}")
         match = _ID.fullmatch(id)
         assert match is not None
@@ -68,7 +81,7 @@ class PlanningDomain:
         shape = {key: overrides[key] for key in ("mean_load_units", "unit_gbps") if key in overrides}
         if any(not value > 0 for value in shape.values()):
             raise InvalidInputError(f"Expected positive {', '.join(shape)}, got {shape}.")
-        instance = from_topohub(match[1], **shape)
+        instance = _instance(match[1], int(overrides.get("seed", 0)), shape)
         if "load_factor" in overrides:
             instance = replace(instance, load_factor=float(overrides["load_factor"]))
         return _build(instance, match[2], overrides, id=id, spec=spec)
@@ -101,6 +114,16 @@ class PlanningDomain:
 
         instance = read_instance(path)
         return None if instance is None else PlanningProblem(instance)
+
+
+def _instance(name: str, seed: int, shape: Mapping[str, Any]) -> PlanningInstance:
+    """The instance behind an id's name."""
+    if name.startswith("zoo-"):
+        key = name.removeprefix("zoo-")
+        return from_topohub(f"topozoo/{key}", model="lognormal", seed=seed, name=name, **shape)
+    if name.endswith("-drawn"):
+        return from_topohub(name.removesuffix("-drawn"), allow_drawing_units=True, name=name, **shape)
+    return from_topohub(name, **shape)
 
 
 def _build(

@@ -60,6 +60,7 @@ class Survival:
     Attributes:
         n_lps: linear programs solved so far.
         binding: numbers of the scenarios that are checked (the others are implied).
+        order: the same, in the order in which they are tried.
     """
 
     def __init__(self, network: Network, *, backend: str = "auto") -> None:
@@ -68,7 +69,7 @@ class Survival:
         self._backend = backend
         self._paths = PathPool(len(network.is_transit))
         self._programs: dict[int, ScenarioProgram] = {}
-        self._order = self.binding.tolist()
+        self.order = self.binding.tolist()
         self._price = edge_prices(network)
 
     @property
@@ -88,13 +89,17 @@ class Survival:
         """Decide one scenario for link capacities [m]; see ``ScenarioProgram.separate``."""
         answer = self.program(scenario).separate(capacities, share=share)
         if not answer.is_survived:
-            self._order.remove(scenario)
-            self._order.insert(0, scenario)
+            self.failed(scenario)
         return answer
+
+    def failed(self, scenario: int) -> None:
+        """Try ``scenario`` first from now on."""
+        self.order.remove(scenario)
+        self.order.insert(0, scenario)
 
     def first_failure(self, capacities: Array) -> tuple[int, Answer] | None:
         """A scenario that link capacities [m] do not survive, or None if they survive all."""
-        for scenario in list(self._order):
+        for scenario in list(self.order):
             answer = self.separate(capacities, scenario, share=0.0)
             if not answer.is_survived:
                 return scenario, answer
@@ -114,7 +119,7 @@ class Survival:
         Some are skipped when ``until`` says stop, or after ``most`` were found.
         """
         found = []
-        for scenario in list(self._order if scenarios is None else scenarios):
+        for scenario in list(self.order if scenarios is None else scenarios):
             if until is not None and until():
                 return found, False
             answer = self.separate(capacities, scenario, share=share)

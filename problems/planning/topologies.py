@@ -36,6 +36,15 @@ def sndlib_names() -> tuple[str, ...]:
     return tuple(sorted(item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")))
 
 
+@cache
+def zoo_names() -> tuple[str, ...]:
+    """Names of the Topology Zoo's networks in topohub; they have positions, and no demands."""
+    import importlib.resources
+
+    folder = importlib.resources.files("topohub") / "data" / "topozoo"
+    return tuple(sorted(item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")))
+
+
 def topology(key: str) -> dict[str, Any]:
     """Node-link dictionary of topohub, ``key`` such as ``sndlib/polska`` or ``topozoo/Abilene``."""
     import importlib.resources
@@ -68,13 +77,13 @@ def drawn_names() -> tuple[str, ...]:
     return tuple(name for name in sndlib_names() if name not in sane_names())
 
 
-def link_lengths_km(data: Mapping[str, Any]) -> NDArray[np.float64]:
+def link_lengths_km(data: Mapping[str, Any], *, is_drawing: bool) -> NDArray[np.float64]:
     """[m] whole kilometers, at least 1: topohub's ``dist``, or scaled straight lines where positions are a drawing.
 
     A drawing has no scale, so its mean link counts as 100 km; topohub's ``dist`` of a drawing is a great circle between
     numbers that are no degrees, and not even its order is right.
     """
-    if not has_drawing_units(data):
+    if not is_drawing:
         length = np.array([float(edge["dist"]) for edge in data["edges"]])
     else:
         place = {node["id"]: np.array(node["pos"], dtype=np.float64) for node in data["nodes"]}
@@ -91,6 +100,7 @@ def from_topology(
     mean_load_units: float = 5.0,
     unit_gbps: float = UNIT_GBPS,
     allow_drawing_units: bool = False,
+    has_lengths: bool = False,
     name: str | None = None,
     note: str = "topohub",
 ) -> PlanningInstance:
@@ -105,6 +115,7 @@ def from_topology(
         unit_gbps: size of one unit.
         allow_drawing_units: build it even if the distances are not kilometers; lengths are then straight lines on the
             drawing, scaled to a mean link of 100 km.
+        has_lengths: whether ``dist`` of the edges is a length in km whatever the positions are.
         name: of the instance.
         note: where it comes from, first words of ``provenance``.
 
@@ -113,7 +124,8 @@ def from_topology(
     """
     name = name or str(data["graph"].get("name", "network"))
     geographic = not has_drawing_units(data)
-    if not geographic and not allow_drawing_units:
+    is_nominal = not geographic and not has_lengths
+    if is_nominal and not allow_drawing_units:
         raise InvalidInputError(
             f"The positions of {name!r} are drawing units, so its distances are not kilometers. Read the SNDlib file "
             "with its own costs, or pass allow_drawing_units=True."
@@ -130,8 +142,9 @@ def from_topology(
         matrix[row[u], row[v]] += value
     full = matrix + matrix.T if is_two_way else matrix
     ends = np.array([[row[e["source"]], row[e["target"]]] for e in data["edges"]], dtype=np.int64)
-    length = link_lengths_km(data)
+    length = link_lengths_km(data, is_drawing=is_nominal)
     scale = mean_load_units * unit_gbps / shortest_path_loads(len(ids), ends, length, full).mean()
+    drawing = f"drawing units, scaled to a mean link of {DRAWN_MEAN_KM:g} km; " if is_nominal else ""
     labels = _labels(data)
     nodes = tuple(Node(labels[i], float(node["pos"][0]), float(node["pos"][1])) for i, node in enumerate(data["nodes"]))
     links, fibers = [], []
@@ -153,7 +166,7 @@ def from_topology(
         is_two_way=is_two_way,
         on_disconnection=Disconnection.SKIP,
         is_geographic=geographic,
-        provenance=f"{note}; {'' if geographic else f'drawing units, scaled to a mean link of {DRAWN_MEAN_KM:g} km; '}"
+        provenance=f"{note}; {drawing}"
         f"demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
         f"{unit_gbps:g} Gbps per link direction; cost = whole km x units; every single link fails",
     )

@@ -54,12 +54,13 @@ def from_graph(graph: nx.Graph, *, name: str = "network", mean_load_units: float
     part = graph.subgraph(max(nx.connected_components(graph), key=len))
     places = {node: _place(data) for node, data in part.nodes(data=True)}
     has_places = all(place is not None for place in places.values())
-    edges = []
+    edges, is_measured = [], True
     for u, v, data in part.edges(data=True):
         length = next((float(data[key]) for key in _LENGTH if key in data), None)
         if length is None:
             if not has_places:
                 raise InvalidInputError(f"`{name}`: edge {u}-{v} has no length and its ends have no position.")
+            is_measured = False
             length = great_circle_km(places[u], places[v])  # type: ignore[arg-type]
         edges.append({"source": u, "target": v, "dist": length})
     nodes = [
@@ -74,6 +75,7 @@ def from_graph(graph: nx.Graph, *, name: str = "network", mean_load_units: float
         is_two_way=True,
         mean_load_units=mean_load_units,
         allow_drawing_units=True,
+        has_lengths=is_measured,
         name=name,
         note="GraphML or GML; gravity demands"
         + ("" if len(part) == len(graph) else f"; only the largest part, {len(part)} of {len(graph)} nodes"),

@@ -3,6 +3,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from problems.planning import Decomposition, PlanningInstance, compile_instance,
 from problems.planning.codec import from_json
 from problems.planning.demand_models import gravity, lognormal, uniform
 from problems.planning.distances import great_circle_km
+from problems.planning.domain import DOMAIN
 from problems.planning.evaluator import Evaluator, random_episodes
 from problems.planning.formats import read_instance
 from problems.planning.formats.export import save_plan
@@ -191,6 +193,39 @@ def test_drawing_units_are_told_from_kilometers():
         from_topology(topology("sndlib/india35"))
     with pytest.raises(UnknownIdError):
         topology("sndlib/atlantis")
+    lengths = [link.length_km for link in DOMAIN.make("planning/india35-drawn-v0").instance.links]
+    assert sum(lengths) / len(lengths) == pytest.approx(100.0, abs=0.5)
+    assert "drawing units" in DOMAIN.ids()["planning/ta2-drawn-v0"]
+    with pytest.raises(UnknownIdError, match="ta2-drawn"):
+        DOMAIN.make("planning/ta2-v0")
+
+
+def test_topology_zoo_ids_draw_their_demands_from_the_seed():
+    one, again, other = (DOMAIN.make("planning/zoo-Abilene-v0", seed=seed) for seed in (0, 0, 1))
+    assert one.instance == again.instance != other.instance
+    assert DOMAIN.make("planning/zoo-Abilene-v0").instance == one.instance
+    assert DOMAIN.from_spec(json.loads(json.dumps(other.spec))).instance == other.instance
+    assert sum(id.startswith("planning/zoo-") for id in DOMAIN.ids()) > 200
+    one.use_clock(time.process_time)
+    x = one.exact(seconds=60).x
+    assert float(one.violation(x)) == 0.0
+
+
+def test_own_lengths_of_a_graph_are_kept_on_a_drawing(tmp_path):
+    import networkx as nx
+
+    graph = nx.cycle_graph(4)
+    for node in graph:
+        graph.nodes[node].update(x=100 * node, y=300)
+    nx.set_edge_attributes(graph, 250.0, "length")
+    nx.write_graphml(graph, tmp_path / "measured.graphml")
+    assert {link.length_km for link in read_instance(tmp_path / "measured.graphml").links} == {250.0}
+    for *_, data in graph.edges(data=True):
+        del data["length"]
+    nx.write_graphml(graph, tmp_path / "drawn.graphml")
+    drawn_instance = read_instance(tmp_path / "drawn.graphml")
+    assert sorted({link.length_km for link in drawn_instance.links}) == [67.0, 200.0]
+    assert "drawing units" in drawn_instance.provenance
 
 
 def test_demand_models_and_distance():
