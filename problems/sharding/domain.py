@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from problems.sharding.memory import memory_bytes
 from problems.sharding.mlperf import GLOBAL_BATCH_SIZE, mlperf_tables
 from problems.sharding.problem import ShardingProblem
 from problems.sharding.spec import DOMAIN_NAME
-from problems.sharding.tables import GIB_BYTES, Device, Optimizer, Workload
+from problems.sharding.tables import GIB_BYTES, Device, Optimizer, Table, Workload
 from surco.errors import InvalidInputError, UnknownIdError
 from surco.instance_family import Family
 
@@ -75,17 +75,27 @@ def dlrm(
     )
     workload = Workload(batch_size=batch_size, reserve=reserve)
     if memory_gib is None:
-        needed = memory_bytes(drawn, workload, count) / GIB_BYTES / (1.0 - reserve)
-        fitting = [m for m in MEMORY_CHOICES_GIB if needed.sum() <= 0.9 * m * count and needed.max() <= m]
-        if not fitting:
-            raise InvalidInputError(
-                f"{tables} tables of seed {seed} need {needed.sum():.0f} GiB with the reserve (largest "
-                f"{needed.max():.0f}); no device of up to {MEMORY_CHOICES_GIB[-1]} GiB serves {count} of them. "
-                f"Try another seed, or pass memory_gib=."
-            )
-        memory_gib = fitting[0]
+        memory_gib = _memory_gib(drawn, workload, count, seed, must_hold_each=True)
     is_h100 = isinstance(cost_model, FusedCost)
     return ShardingProblem(drawn, devices(count, memory_gib, is_h100=is_h100), cost_model, workload=workload, id=id)
+
+
+def _memory_gib(tables: Sequence[Table], workload: Workload, count: int, seed: int, *, must_hold_each: bool) -> float:
+    """The smallest memory of a device that exists and serves the tables.
+
+    Raises:
+        InvalidInputError: none does.
+    """
+    needed = memory_bytes(tables, workload, count) / GIB_BYTES / (1.0 - workload.reserve)
+    largest = needed.max() if must_hold_each else 0.0
+    fitting = [m for m in MEMORY_CHOICES_GIB if needed.sum() <= 0.9 * m * count and largest <= m]
+    if not fitting:
+        raise InvalidInputError(
+            f"{len(tables)} tables of seed {seed} need {needed.sum():.0f} GiB with the reserve (largest "
+            f"{needed.max():.0f}); no device of up to {MEMORY_CHOICES_GIB[-1]} GiB serves, {count} of them. "
+            f"Try another seed, or pass memory_gib=."
+        )
+    return fitting[0]
 
 
 def joint(
@@ -95,7 +105,7 @@ def joint(
     *,
     seed: int = 0,
     objective: str = Objective.RATING.value,
-    memory_gib: float = 80.0,
+    memory_gib: float | None = None,
     batch_size: int = 2048,
     dims: tuple[int, ...] = DIMS,
     rows_sigma: float = 2.0,
@@ -105,6 +115,8 @@ def joint(
     """Drawn tables on ``count`` devices, eight in each host (all in one where there are fewer); all sharding types.
 
     Float32 weights under row-wise Adagrad, TorchRec's default bandwidths; ``objective`` is one of TorchRec's scores.
+    Without ``memory_gib`` the devices are the smallest of 80, 141, 192, 288 GiB whose total holds the tables with a
+    tenth to spare.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
@@ -116,6 +128,8 @@ def joint(
         pooling_sigma=pooling_sigma,
     )
     workload = Workload(batch_size=batch_size, reserve=reserve)
+    if memory_gib is None:
+        memory_gib = _memory_gib(drawn, workload, count, seed, must_hold_each=False)
     spec = JointSpec(drawn, devices(count, memory_gib), workload, objective=objective_of(objective), id=id)
     return JointProblem(spec)
 

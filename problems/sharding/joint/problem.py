@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from problems.sharding.joint.builder import SpaceBuilder
 from problems.sharding.joint.model import Choice, Model
 from problems.sharding.joint.oracle import JointOracle
 from problems.sharding.joint.plan import JointPlan
-from problems.sharding.joint.space import KINDS, Index, SpaceBuilder
+from problems.sharding.joint.space import KINDS, Index
 from problems.sharding.joint.spec import JointSpec, Objective
 from surco.bridge import to_numpy, to_torch
 from surco.protocols import Exact, Verification
