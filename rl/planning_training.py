@@ -120,7 +120,7 @@ def train_by_imitation(config: TrainingConfig, out: str | Path) -> nn.Module:
     """Labels, then imitation; the weights of the best validation end up in ``out``."""
     torch.set_num_threads(1)
     about = {
-        "command": "python -m rl.planning_training --out FOLDER",
+        "command": "python -m rl.planning_training --out FOLDER" + _arguments(config),
         "config": asdict(config),
         "date": datetime.now(UTC).date().isoformat(),
         "held_out": list(HELD_OUT),
@@ -143,6 +143,12 @@ def train_by_imitation(config: TrainingConfig, out: str | Path) -> nn.Module:
 
     imitate(env, policy, rounds=config.imitation_rounds, seed=config.seed, callback=note)
     return policy
+
+
+def _arguments(config: TrainingConfig) -> str:
+    """Command-line arguments of what differs from the defaults."""
+    plain, given = asdict(TrainingConfig()), asdict(config)
+    return "".join(f" --{key.replace('_', '-')} {given[key]}" for key in given if given[key] != plain[key])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -88,12 +88,12 @@ def masked(logits: Tensor, mask: Tensor) -> Tensor:
 
 def save(policy: nn.Module, folder: str | Path, *, about: Mapping[str, Any] | None = None) -> Path:
     """Write the policy into ``folder``: weights as safetensors, and name, configuration and ``about`` as JSON."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in policy.state_dict().items()}
-    write_atomic(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    write_atomic(folder / WEIGHTS, lambda path: path.write_bytes(to_bytes(tensors)))
     description = {
         "format": FORMAT,
         "policy": policy.policy_name,
