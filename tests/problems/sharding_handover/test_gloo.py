@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from problems.sharding.handover import sharding_plan_text, shards
-from problems.sharding.joint.plan import JointPlan, ShardingType, TablePlacement
-from problems.sharding.tables import Table
+import surco
+from problems.sharding.handover import shards
+from surco.bridge import to_torch
 
 ROOT = Path(__file__).parents[3]
 WORLD = 2
@@ -32,21 +31,23 @@ TABLES = [
 ]
 
 
-def mixed_plan():
-    """Every type that makes sense on two ranks of one host."""
-    both = tuple(range(WORLD))
-    return JointPlan(
-        (
-            TablePlacement("user", ShardingType.TABLE_WISE, (1,)),
-            TablePlacement("item", ShardingType.COLUMN_WISE, (1, 0), (8, 8)),
-            TablePlacement("shop", ShardingType.ROW_WISE, both),
-            TablePlacement("city", ShardingType.DATA_PARALLEL, both),
-            TablePlacement("ads", ShardingType.TABLE_WISE, (0,)),
-            TablePlacement("hour", ShardingType.TABLE_ROW_WISE, both),
-        ),
-        WORLD,
-        WORLD,
-    )
+TYPES = {  # every type that makes sense on two ranks of one host
+    "user": "table_wise",
+    "item": "column_wise",
+    "shop": "row_wise",
+    "city": "data_parallel",
+    "ads": "table_wise",
+    "hour": "table_row_wise",
+}
+
+
+def mixed_problem():
+    """The joint problem of these tables, each with its type: ranks, widths and kernels are the engine's choice."""
+    tables = [{"name": t["name"], "rows": t["rows"], "dim": t["dim"], "pooling_factor": 1.5} for t in TABLES]
+    constraints = {"types": {name: [kind] for name, kind in TYPES.items()}, "min_width": 4}
+    devices = [{"name": "cpu", "count": WORLD, "per_host": WORLD, "memory_bytes": 2**30}]
+    spec = {"domain": "sharding", "kind": "joint", "tables": tables, "devices": devices, "constraints": constraints}
+    return surco.from_spec(spec)
 
 
 def drawn_case(tables, *, seed=0):
@@ -121,10 +122,11 @@ def run_ranks(folder):
 @pytest.mark.optional
 @pytest.mark.skipif(importlib.util.find_spec("torchrec") is None, reason="torchrec is not installed")
 def test_a_step_under_our_mixed_plan_equals_the_unsharded_model(tmp_path):
-    plan = mixed_plan()
-    tables = [Table(t["name"], t["rows"], t["dim"], 1.5) for t in TABLES]
-    text = sharding_plan_text(plan, tables, module_of={t.name: "sparse" for t in tables}, device_type="cpu")
-    (tmp_path / "plan.json").write_text(json.dumps(text))
+    problem = mixed_problem()
+    x = to_torch(surco.solve(problem, "level_sweep", calls=1).x)
+    plan, tables = problem.plan(x), problem.joint_spec.tables
+    assert {p.table: p.sharding_type for p in plan.placements} == TYPES
+    problem.exports()["torchrec_cpu"](x, tmp_path / "plan.json")
     case = drawn_case(TABLES)
     torch.save(case, tmp_path / "case.pt")
     found = run_ranks(tmp_path)

@@ -70,7 +70,7 @@ def main(folder: Path, rank: int) -> None:
         module=build_model(case["tables"]),
         env=ShardingEnv.from_process_group(dist.group.WORLD),
         device=torch.device("cpu"),
-        plan=sharding_plan_of_text(text),
+        plan=sharding_plan_of_text(text, module_of={t["name"]: "sparse" for t in case["tables"]}),
         sharders=[EmbeddingBagCollectionSharder(fused_params=fused)],
     )
     blocks = {}
