@@ -38,7 +38,7 @@ class PlanningDomain:
     the demands of Topology Zoo networks (default 0) and changes nothing elsewhere, since nothing is drawn there.
 
     Ids: ``planning/<SNDlib name>-v0`` where topohub has distances, ``planning/<SNDlib name>-drawn-v0`` where positions
-    are a drawing (lengths are nominal: the mean link counts as 100 km), ``planning/zoo-<name>-v0`` with gravity demands
+    are a drawing (lengths are nominal: the mean link counts as 100 km), ``planning/zoo-<name>-v0`` (lower case) with gravity demands
     between log-normal node weights.
     """
 
@@ -54,7 +54,9 @@ class PlanningDomain:
             for objective, words in _WORDS.items():
                 table[f"planning/{name}-{objective}-v0"] = f"survivable capacities of {name}: {words}"
         for name in zoo_names():
-            table[f"planning/zoo-{name}-v0"] = f"cheapest survivable capacities of {name} (Topology Zoo), drawn demands"
+            table[f"planning/zoo-{name.lower()}-v0"] = (
+                f"cheapest survivable capacities of {name} (Topology Zoo), drawn demands"
+            )
         return table
 
     def make(self, id: str, **overrides: Any) -> PlanningProblem:
@@ -119,7 +121,7 @@ class PlanningDomain:
 def _instance(name: str, seed: int, shape: Mapping[str, Any]) -> PlanningInstance:
     """The instance behind an id's name."""
     if name.startswith("zoo-"):
-        key = name.removeprefix("zoo-")
+        key = next(key for key in zoo_names() if key.lower() == name.removeprefix("zoo-"))
         return from_topohub(f"topozoo/{key}", model="lognormal", seed=seed, name=name, **shape)
     if name.endswith("-drawn"):
         return from_topohub(name.removesuffix("-drawn"), allow_drawing_units=True, name=name, **shape)
