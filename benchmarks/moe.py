@@ -5,18 +5,18 @@
 Ten traces (seeds) of 256 experts on 64 GPUs in 8 nodes with 64 redundant slots, group-limited routing. Each method
 plans on window 0. The plan is judged on that window, and on window 1, whose loads have drifted and whose tokens nobody
 has seen. Then the trace goes on: from our plan of window 0, windows 1 to ``--windows`` are re-planned with at most
-``--cap`` copies sent each, and each plan is judged on the window that follows.
+``--cap`` copies sent each; staying, re-planning and a fresh EPLB plan are judged on the window's own numbers.
 
-The judge (`judged`) shares no code with the domain: NumPy on the counts of copies, its own check of the rules, and the
-traffic by drawing copies for recorded tokens as well as by their chances. EPLB is judged on its own physical map, where
-two copies of an expert on one GPU take two shares. Seconds are CPU seconds, one thread, after compilation.
+The judge (`problems.moe.judge`) shares no code with the objective and the search: NumPy on counts of copies, its own
+check of the rules, and the traffic by drawing copies for recorded tokens as well as by their chances. EPLB is judged
+on its own physical map, where two copies of an expert on one GPU take two shares. Seconds are CPU seconds, one thread,
+after compilation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,45 +27,25 @@ import numpy as np
 from problems.moe import ExpertPlacement
 from problems.moe.eplb import eplb_global, eplb_hierarchical, lpt
 from problems.moe.instance import Routing
+from problems.moe.judge import judge
 from surco import make, provenance
 from surco.atomic import write_text
 
 ID = "moe/256e-64g-8n-v0"
-DRAWS = 8  # copies drawn for each recorded token, to check the traffic that the chances give
 Row = dict[str, Any]
 COLUMNS = ("largest / mean load", "balance", "further nodes", "value")
 
 
 def judged(counts: np.ndarray, routing: Routing, problem: ExpertPlacement, *, seed: int) -> Row:
     """Load and traffic of counts [E, G] on a routing of one layer; stops the run on a broken rule or a wrong number."""
-    cluster, weight = problem.cluster, problem.traffic_weight
-    gpus, nodes = cluster.gpus, cluster.nodes
-    if (counts < 0).any() or (counts.sum(axis=1) < 1).any() or (counts.sum(axis=0) > cluster.slots).any():
-        raise SystemExit("A plan leaves an expert out or overfills a GPU.")
-    copies = counts.sum(axis=1)
-    load = (routing.loads[0] / copies) @ counts
-    ratio = float(load.max() / load.mean())
-    place = np.concatenate([np.repeat(np.arange(gpus), row) for row in counts])  # GPU of each copy, expert by expert
-    first = np.cumsum(copies) - copies
-    tokens = routing.tokens[0]
-    by_node = np.add.reduceat(counts, np.arange(0, gpus, gpus // nodes), axis=1) / copies[:, None]
-    reached = 1.0 - np.prod(1.0 - by_node[tokens], axis=1)
-    further = float(reached.sum(axis=1).mean() * (nodes - 1) / nodes)
-    rng = np.random.default_rng(seed)
-    seen = np.zeros((DRAWS, len(tokens), nodes), dtype=bool)
-    source = rng.integers(nodes, size=(DRAWS, len(tokens)))
-    for draw in range(DRAWS):
-        chosen = place[first[tokens] + np.floor(rng.random(tokens.shape) * copies[tokens]).astype(int)]
-        seen[draw, np.arange(len(tokens))[:, None], chosen * nodes // gpus] = True
-    drawn = seen.sum(axis=2) - np.take_along_axis(seen, source[:, :, None], axis=2)[:, :, 0]
-    error = float(drawn.std() / math.sqrt(drawn.size))
-    if abs(drawn.mean() - further) > 6.0 * error + 1e-9:
-        raise SystemExit(f"Drawn copies give {drawn.mean():.4f} further nodes (+- {error:.4f}), chances {further:.4f}.")
+    verdict = judge(counts, routing.loads[0], routing.tokens[0], problem.cluster, seed=seed)
+    if verdict.problem:
+        raise SystemExit(f"The judge refuses a plan of {problem.id}: {verdict.problem}.")
     return {
-        "largest / mean load": ratio,
-        "balance": 1.0 / ratio,
-        "further nodes": further,
-        "value": ratio + weight * further,
+        "largest / mean load": verdict.largest_over_mean,
+        "balance": 1.0 / verdict.largest_over_mean,
+        "further nodes": verdict.further_nodes,
+        "value": verdict.largest_over_mean + problem.traffic_weight * verdict.further_nodes,
     }
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from problems.moe import eplb
 from problems.moe.bound import load_bound, traffic_bound
 from problems.moe.instance import DEFAULT_TRAFFIC_WEIGHT, Cluster, Migration, Routing, whole
+from problems.moe.judge import judge
 from problems.moe.oracle import ExpertOracle
 from problems.moe.search import ROUND_MOVES, ExactRun, PlacementSearch
 from problems.moe.traffic import PlanCost
 from surco.bridge import to_numpy, to_torch
 from surco.errors import InvalidInputError
-from surco.protocols import Exact
+from surco.protocols import Exact, Verification
 
 Plan = NDArray[np.bool_]
 
@@ -303,6 +304,26 @@ class ExpertPlacement:
         from problems.moe.report import figures
 
         return figures(self, x)
+
+    def judges(self) -> Mapping[str, Callable[[Tensor], Verification]]:
+        """``draws``: the plan valued by code that did not make it, and by drawing copies for the recorded tokens."""
+        return {"draws": self._verify}
+
+    def _verify(self, x: Tensor) -> Verification:
+        routing = self.routing
+        verdicts = [
+            judge(plan.astype(np.int64), loads, tokens, self.cluster, seed=layer)
+            for layer, (plan, loads, tokens) in enumerate(
+                zip(self.plan_of(x), routing.loads, routing.tokens, strict=True)
+            )
+        ]
+        found = float(np.mean([v.largest_over_mean + self.traffic_weight * v.further_nodes for v in verdicts]))
+        claimed = float(self.objective(x))
+        problems = "; ".join(f"layer {layer}: {v.problem}" for layer, v in enumerate(verdicts) if v.problem)
+        drawn = float(np.mean([v.drawn_further_nodes for v in verdicts]))
+        is_equal = abs(found - claimed) <= 1e-9 * max(abs(claimed), 1.0)
+        facts: dict[str, float | int | str] = {"claimed": claimed, "found": found, "drawn_further_nodes": drawn}
+        return Verification(is_equal and not problems, facts | ({"problems": problems} if problems else {}))
 
     def exports(self) -> Mapping[str, Callable[[Tensor, Path], None]]:
         """File formats of a plan: ``json`` (experts of every GPU) and ``eplb`` (the maps that serving engines load)."""

@@ -169,3 +169,16 @@ def test_gradient_at_a_plan_fits_differences():
     x = flat(judge.plans(4, 4, 2)[100]) * 0.9 + 0.05
     problem.cost.tokens = problem.cost.tokens.clone()
     assert torch.autograd.gradcheck(lambda y: problem.cost.value(y), x.requires_grad_())
+
+
+def test_the_judge_confirms_plans_and_refuses_wrong_numbers(monkeypatch):
+    problem = surco.make("moe/64e-16g-2n-4l-v0")
+    x = problem.heuristics()["eplb_hierarchical"]
+    found = problem.judges()["draws"](x)
+    assert found.is_confirmed
+    assert found.facts["found"] == pytest.approx(float(problem.objective(x)), rel=1e-12)
+    monkeypatch.setattr(problem.cost, "weight", 0.2)  # an objective that has gone wrong
+    assert not problem.judges()["draws"](x).is_confirmed
+    empty = x.clone()
+    empty[:16] = 0.0  # expert 0 of layer 0 is gone
+    assert "layer 0: an expert has no copy" in problem.judges()["draws"](empty).facts["problems"]
