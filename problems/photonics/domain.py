@@ -14,6 +14,7 @@ from problems.photonics.problem import PhotonicProblem
 from problems.photonics.simulator import Simulator
 from problems.photonics.targets import SPECS
 from surco.errors import InvalidInputError, UnknownIdError
+from surco.instance_family import Family
 from surco.registry import closest
 
 _TITLES = {
@@ -91,6 +92,27 @@ class PhotonicsDomain:
             UnknownIdError: no such id.
             InvalidInputError: an override that does not exist or does not fit.
         """
+        return self._build(self.spec_of(id, **overrides), overrides.get("torch_device", "cpu"))
+
+    def families(self) -> Mapping[str, str]:
+        """Family id -> one line of description."""
+        from problems.photonics import family
+
+        return family.catalog()
+
+    def family(self, id: str) -> Family:
+        """The family of an id of ``families``."""
+        from problems.photonics import family
+
+        return family.family(id)
+
+    def spec_of(self, id: str, **overrides: Any) -> dict[str, Any]:
+        """The whole spec of an id with overrides.
+
+        Raises:
+            UnknownIdError: no such id.
+            InvalidInputError: an override that does not exist or does not fit.
+        """
         unknown = sorted(set(overrides) - set(_OVERRIDES))
         if unknown:
             raise InvalidInputError(f"`{id}` has no override `{unknown[0]}`.{closest(unknown[0], _OVERRIDES)}")
@@ -115,8 +137,7 @@ class PhotonicsDomain:
             "symmetry": str(_symmetry(device)) if is_fine else "none", "robust": 0, "sweeps": 0,
             "border": "free", "id": id,
         }  # fmt: skip
-        spec |= {key: value for key, value in overrides.items() if key not in ("seed", "torch_device")}
-        return self._build(spec, overrides.get("torch_device", "cpu"))
+        return spec | {key: value for key, value in overrides.items() if key not in ("seed", "torch_device")}
 
     def from_spec(self, spec: Mapping[str, Any]) -> PhotonicProblem:
         """Build a problem from a JSON object: an ``id`` with overrides, or a whole device.

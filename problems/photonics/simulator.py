@@ -8,7 +8,7 @@ factorization serves every port, every S entry and the whole gradient.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ class Simulator:
         ports = tuple(range(self.port_count)) if ports_in is None else tuple(ports_in)
         if not ports or len(set(ports)) != len(ports) or min(ports) < 0 or max(ports) >= self.port_count:
             raise InvalidInputError(f"Expected distinct `ports_in` from 0 to {self.port_count - 1}, got {ports}.")
-        rows = max(1, int(self.memory_gb * 1e9 / self.bytes_per_row / len(self.wavelengths_nm)))
+        rows = max(1, int(min(self.memory_gb * 1e9, 1e18) / self.bytes_per_row / len(self.wavelengths_nm)))
         if len(design) <= rows:
             return self._batch(design, ports)
         return torch.cat([self._batch(chunk, ports) for chunk in design.split(rows)])
@@ -147,12 +147,28 @@ class Simulator:
         incident = torch.stack([amplitudes[..., q, q] for q in range(len(ports))], -1)
         return amplitudes[..., len(ports) :, :] / incident[..., None, :]
 
+    def tiled(self, exterior: Tensor, batch: int) -> Tensor:
+        """[L, ...] of the exterior for each of ``batch`` designs, [batch L, ...]."""
+        return exterior.repeat(batch, *[1] * (exterior.ndim - 1))
+
+    def exterior(self) -> dict[str, Tensor]:
+        """The condensed exterior as tensors: what one device differs by from another with the same box.
+
+        Returns:
+            ``ring_matrix`` [L, R, R], ``columns`` [L, R, 3 P] and ``constant`` [L, 3 P, 3 P], complex128, and
+            ``background`` [cells] float64.
+        """
+        return {
+            "ring_matrix": self._ring_matrix, "columns": self._columns, "constant": self._constant,
+            "background": self._background,
+        }  # fmt: skip
+
     def box_diagonal(self, design: Tensor) -> Tensor:
         """4 - kappa eps [B L, cells] in the order of the plan; on the ring -kappa eps (the rest is in K)."""
         device, batch = self.device, len(design)
         height, width = device.design_shape
         a, b = device.box[0] - self.corner[0], device.box[1] - self.corner[1]
-        eps = self._background.reshape(self.plan.shape).expand(batch, -1, -1).clone()
+        eps = self._background.reshape(-1, *self.plan.shape).expand(batch, -1, -1).clone()
         eps[:, a : a + height, b : b + width] = device.eps_void + (device.eps_solid - device.eps_void) * design
         ordered = eps.reshape(batch, -1).index_select(1, self._box.order)
         diagonal = -self._kappa[None, :, None] * ordered[:, None, :]
@@ -189,6 +205,42 @@ class Simulator:
         return direct.simulate(self.device, np.asarray(design, float), wavelength_nm, ports_in).fields
 
 
+class StackedSimulator(Simulator):
+    """One design for each of B devices that share the box: the rows of a batch have different exteriors.
+
+    Args:
+        like: simulator of one of the devices.
+        exterior: stacked `Simulator.exterior`, [B, ...].
+    """
+
+    def __init__(self, like: Simulator, exterior: Mapping[str, Tensor]) -> None:
+        for name in ("device", "wavelengths_nm", "torch_device", "dtype", "complex_dtype", "backend", "memory_gb",
+                     "port_count", "plan", "corner", "_box", "_kappa"):  # fmt: skip
+            setattr(self, name, getattr(like, name))
+        self._rows = len(exterior["background"])
+        self._background = exterior["background"].to(self.torch_device, self.dtype)
+        for name in ("ring_matrix", "columns", "constant"):
+            setattr(self, f"_{name}", exterior[name].to(self.torch_device, self.complex_dtype).flatten(0, 1))
+
+    def s_parameters(self, design: Tensor, *, ports_in: Sequence[int] | None = None) -> Tensor:
+        """As `Simulator.s_parameters`, row b of [B, H, W] in device b.
+
+        Raises:
+            InvalidInputError: as there, or another number of rows.
+        """
+        if len(design) != self._rows:
+            raise InvalidInputError(f"Expected {self._rows} designs, one a device, got {len(design)}.")
+        whole, self.memory_gb = self.memory_gb, float("inf")  # rows and devices belong together: never cut
+        try:
+            return super().s_parameters(design, ports_in=ports_in)
+        finally:
+            self.memory_gb = whole
+
+    def tiled(self, exterior: Tensor, batch: int) -> Tensor:
+        """Every row has its own already."""
+        return exterior
+
+
 def _take(tensor: Tensor, ports: tuple[int, ...]) -> Tensor:
     """Columns of a tensor without an index tensor, so that a CUDA graph can hold it."""
     if ports == tuple(range(ports[0], ports[0] + len(ports))):
@@ -210,21 +262,21 @@ class _Amplitudes(torch.autograd.Function):
         diagonal = simulator.box_diagonal(design)
         ring = len(simulator.plan.ring)
         factors, schur = factor_box(diagonal, simulator._box, simulator.backend)
-        bare = simulator._ring_matrix.repeat(batch, 1, 1)
+        bare = simulator.tiled(simulator._ring_matrix, batch).clone()
         bare.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, -ring:])
         system = bare.clone()
         system[:, :-4, :-4] += schur
         readers = tuple(count + port for port in ports) + tuple(range(2 * count, 3 * count))
         columns = torch.cat([_take(simulator._columns, ports), _take(simulator._columns, readers)], -1)
-        solution = solve_symmetric(system, columns.repeat(batch, 1, 1), simulator.backend)
+        solution = solve_symmetric(system, simulator.tiled(columns, batch), simulator.backend)
         swept = sweep_box(torch.cat([solution.real, solution.imag], -1), factors, simulator._box)
         both = torch.complex(*swept.chunk(2, -1))
         fields, duals = both[..., : len(ports)], both[..., len(ports) :]
         sources, monitors = columns[..., : len(ports)], columns[..., len(ports) :]
         constant = torch.stack([simulator._constant[:, reader] for reader in readers], 1)
         constant = _take(constant, ports)
-        amplitudes = monitors.mT.repeat(batch, 1, 1) @ fields[:, -ring:] - constant.repeat(batch, 1, 1)
-        residual = simulator.residual(fields, diagonal, bare, sources.repeat(batch, 1, 1))
+        amplitudes = simulator.tiled(monitors.mT, batch) @ fields[:, -ring:] - simulator.tiled(constant, batch)
+        residual = simulator.residual(fields, diagonal, bare, simulator.tiled(sources, batch))
         amplitudes += duals.mT @ residual
         ctx.simulator = simulator
         if design.requires_grad:
