@@ -38,8 +38,8 @@ class PlanningDomain:
     the demands of Topology Zoo networks (default 0) and changes nothing elsewhere, since nothing is drawn there.
 
     Ids: ``planning/<SNDlib name>-v0`` where topohub has distances, ``planning/<SNDlib name>-drawn-v0`` where positions
-    are a drawing (lengths are nominal: the mean link counts as 100 km), ``planning/zoo-<name>-v0`` (lower case) with gravity demands
-    between log-normal node weights.
+    are a drawing (lengths are nominal: the mean link counts as 100 km), ``planning/zoo-<name>-v0`` (lower case) with
+    gravity demands between log-normal node weights.
     """
 
     name = "planning"

@@ -70,13 +70,13 @@ class Evaluator:
         self.cuts: list[MetricCut] = []
         sets = cutset_pool(network, largest=cutset_size, most=most_cutsets)
         keep = sets.link_rhs > 0.0
-        self._set_rows = torch.from_numpy(sets.link_rows[keep]).to(self.device)
-        self._set_rhs = torch.from_numpy(sets.link_rhs[keep]).to(self.device)
+        self._set_rows, self._set_rhs = sets.link_rows[keep], sets.link_rhs[keep]
         self._set_scenario = sets.link_scenario[keep]
         self._rows = torch.zeros((0, network.n_links), dtype=torch.float64, device=self.device)
         self._rhs = torch.zeros(0, dtype=torch.float64, device=self.device)
         self._pending: list[MetricCut] = []
         self._proven: list[Array] = []
+        self._here: Array | None = None  # [K, m] pool over its right-hand sides, on the CPU
 
     @property
     def pool(self) -> tuple[Tensor, Tensor]:
@@ -94,11 +94,10 @@ class Evaluator:
         Raises:
             InvalidInputError: wrong shape, or values that are not finite.
         """
+        if self.device.type == "cpu":
+            return self._decide_here(capacities)
         values = torch.as_tensor(capacities, dtype=torch.float64, device=self.device)
-        if values.ndim != 2 or values.shape[1] != self.network.n_links:
-            raise InvalidInputError(
-                f"Expected `capacities` of shape [B, {self.network.n_links}], got {list(values.shape)}."
-            )
+        self._check_shape(tuple(values.shape))
         if not bool(torch.isfinite(values).all()):
             raise InvalidInputError("Expected finite `capacities`, got NaN or infinity.")
         batch = len(values)
@@ -106,15 +105,47 @@ class Evaluator:
         cut, ratio = self.screen(values)
         cut_numbers, ratios = cut.cpu().numpy().copy(), ratio.cpu().numpy().copy()
         self.tally.by_pool += int((cut_numbers >= 0).sum())
+        count = len(self.cuts)
         for i in np.flatnonzero(cut_numbers < 0):
             row = values[i].cpu().numpy()
-            verdict = self._decide_one(row)
+            verdict = self._decide_one(row, self.cuts[count:], count)
             survivable[i] = verdict is None
             if verdict is not None:
                 cut_numbers[i] = verdict
                 known = self.cuts[verdict]
                 ratios[i] = min(ratios[i], float(known.weights @ row) / known.rhs)
         return Decision(survivable, cut_numbers, ratios)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2 or shape[1] != self.network.n_links:
+            raise InvalidInputError(f"Expected `capacities` of shape [B, {self.network.n_links}], got {list(shape)}.")
+
+    def _decide_here(self, capacities: object) -> Decision:
+        """``decide`` on the CPU: the same in NumPy, whose calls cost less than the arithmetic of a short batch."""
+        values = np.asarray(capacities, dtype=np.float64)
+        self._check_shape(values.shape)
+        if not np.isfinite(values.sum()):  # infinite capacities too: inf times 0 is no number
+            raise InvalidInputError("Expected finite `capacities`, got NaN or infinity.")
+        batch = len(values)
+        ratios, numbers = np.ones(batch), np.full(batch, -1)
+        if self._here is None:
+            self._here = np.array([cut.weights / cut.rhs for cut in self.cuts]).reshape(-1, self.network.n_links)
+        if len(self._here):
+            ratio = values @ self._here.T
+            which = ratio.argmin(axis=1)
+            ratios = ratio[np.arange(batch), which]
+            numbers = np.where(ratios < 1.0 - _TOLERANCE, which, -1)
+        survivable = np.zeros(batch, dtype=bool)
+        undecided = (numbers < 0).nonzero()[0]
+        self.tally.by_pool += batch - len(undecided)
+        known = len(self.cuts)
+        for i in undecided:
+            verdict = self._decide_one(values[i], self.cuts[known:], known)
+            survivable[i] = verdict is None
+            if verdict is not None:
+                numbers[i] = verdict
+                ratios[i] = min(ratios[i], float(self.cuts[verdict].weights @ values[i]) / self.cuts[verdict].rhs)
+        return Decision(survivable, numbers, ratios)
 
     def screen(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The pool alone, [B, m] on ``device``: most violated cut [B] (-1 where none) and worst ratio [B]."""
@@ -136,19 +167,24 @@ class Evaluator:
         """Put known cuts, such as an exact run's, into the pool."""
         self._pending += cuts
         self.cuts += cuts
+        if cuts:
+            self._here = None
 
-    def _decide_one(self, row: Array) -> int | None:
-        """Number of a violated cut, or None if survivable, for a vector that the pool of the batch did not refuse."""
-        for number, known in enumerate(self._pending, start=len(self.cuts) - len(self._pending)):
+    def _decide_one(self, row: Array, fresh: Sequence[MetricCut], first: int) -> int | None:
+        """Number of a violated cut, or None if survivable, for a vector that the pool of the batch did not refuse.
+
+        ``fresh`` are the cuts that joined during the batch, numbered from ``first``.
+        """
+        for number, known in enumerate(fresh, start=first):
             if known.weights @ row < known.rhs * (1.0 - _TOLERANCE):
                 self.tally.by_pool += 1
                 return number
         if len(self._set_rhs):
-            ratio = (self._set_rows @ torch.from_numpy(row).to(self.device)) / self._set_rhs
+            ratio = (self._set_rows @ row) / self._set_rhs
             worst = int(ratio.argmin())
-            if float(ratio[worst]) < 1.0 - _TOLERANCE:
+            if ratio[worst] < 1.0 - _TOLERANCE:
                 self.tally.by_cutset += 1
-                weights = self._set_rows[worst].cpu().numpy()
+                weights = self._set_rows[worst].copy()
                 return self._add(MetricCut(int(self._set_scenario[worst]), weights, float(self._set_rhs[worst])))
         if any((row >= proven).all() for proven in self._proven):
             self.tally.by_dominance += 1
