@@ -78,7 +78,7 @@ def value_per_table(campaign: Campaign, times: Array) -> Array:
 
 def _relative_least_squares(design: Array, times: Array, rows: NDArray[np.bool_]) -> Array:
     weights, *_ = np.linalg.lstsq(design[rows] / times[rows, None], np.ones(int(rows.sum())), rcond=None)
-    return weights
+    return weights.astype(np.float64)
 
 
 def _non_negative(design: Array, times: Array, rows: NDArray[np.bool_]) -> Array:
