@@ -187,7 +187,7 @@ def table(rows: Sequence[Row]) -> str:
         found = {row.planner: row for row in rows if (row.case, row.seed) == (case, seed)}
         cells = [f"{found[p].rating:.4f}" if p in found and found[p].rating else "-" for p in PLANNERS]
         bound = found["ours"].bound if "ours" in found else None
-        lines.append(f"| {case} | {seed} | " + " | ".join(cells) + f" | {bound:.4f} |" if bound else " | - |")
+        lines.append(f"| {case} | {seed} | " + " | ".join([*cells, f"{bound:.4f}" if bound else "-"]) + " |")
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ OPTIMAL_GAP = 1e-6
 MEMORY_PRICE = 20.0  # a whole capacity over, in targets
 ANNEAL_SHARE = 0.1  # of the time: first annealing, and the one between the two calls of CP-SAT
 CPSAT_SHARE = 0.25
-MARGIN_SECONDS = 0.3
+MARGIN_SECONDS = 1.0
 
 
 def compile_loops(model: Model) -> None:
@@ -99,7 +99,7 @@ class JointRun:
         if self.is_empty or self.model is None:
             return
         begin = time.perf_counter()
-        limit = math.inf if seconds is None else seconds - min(0.05 * seconds, MARGIN_SECONDS)
+        limit = math.inf if seconds is None else seconds - min(0.08 * seconds, MARGIN_SECONDS)
         deadline = begin + limit
         if start is not None:
             self._offer_design(start)
