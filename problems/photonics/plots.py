@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from problems.photonics.geometry import Device, FloatArray
+from problems.photonics.robust import etch_corners
 from problems.photonics.simulator import Simulator
 
 if TYPE_CHECKING:
     from problems.photonics.problem import PhotonicProblem
 
 _SOLID, _VOID = "#1f3a5f", "#e9eef5"
+_CORNER_LINES = (("-", " nominal"), ("--", " grown"), (":", " shrunk"))
 _PORT_COLORS = ("#444444", "#1f77b4", "#d62728", "#2ca02c")
 
 
@@ -105,32 +107,56 @@ def field_figure(device: Device, design: FloatArray, wavelengths_nm: Sequence[fl
     return figure
 
 
-def spectrum_figure(problem: PhotonicProblem, x: Tensor, *, points: int = 25) -> Any:
-    """Power in dB over the wavelength, with the windows that the spec demands."""
+def spectrum_figure(problem: PhotonicProblem, x: Tensor, *, points: int | None = None) -> Any:
+    """Power in dB over the wavelength with the windows that the spec demands; beside it the same near 0 dB.
+
+    Etch corners, where the problem has them, are drawn dashed (grown) and dotted (shrunk).
+
+    Args:
+        problem: with the windows.
+        x: [n].
+        points: wavelengths besides the device's own; by default 25, and 7 on fine grids, where each has to be set up
+            for a second.
+    """
     device = problem.device
+    points = points or (25 if device.grid_nm >= 20 else 7)
     low, high = min(device.wavelengths_nm), max(device.wavelengths_nm)
     margin = max(5.0, 0.25 * (high - low))
     wavelengths = np.unique(np.concatenate([np.linspace(low - margin, high + margin, points), device.wavelengths_nm]))
     simulator = Simulator(device, wavelengths_nm=wavelengths.tolist(), cache_dir=False)
+    corners = etch_corners(problem.design(x)[None], problem.etch_px)[:, 0]
     with torch.no_grad():
-        s = simulator.s_parameters(problem.design(x)[None], ports_in=(0,))[0, :, :, 0]
+        s = torch.stack([simulator.s_parameters(corner[None], ports_in=(0,))[0, :, :, 0] for corner in corners])
     power_db = 20 * torch.log10(s.abs().clamp_min(1e-6)).cpu().numpy()
-    figure, (axis,) = _canvas(6.4, 4.4)
-    floor = min(-45.0, float(power_db.min()) - 3)
     lower, upper = (bound.numpy() for bound in problem.target.windows(len(device.wavelengths_nm)))
-    for port in range(len(device.ports)):
-        color = _PORT_COLORS[port % len(_PORT_COLORS)]
-        axis.plot(wavelengths, power_db[:, port], color=color, label=f"$|S_{{{port + 1}1}}|^2$")
-        for w, wavelength in enumerate(device.wavelengths_nm):
-            if lower[w, port] > 0:
-                axis.plot(wavelength, 10 * np.log10(lower[w, port]), marker="^", color=color, ms=7)
-            if upper[w, port] < 1:
-                axis.plot(wavelength, 10 * np.log10(upper[w, port]), marker="v", color=color, ms=7)
-    axis.plot([], [], "k^", label="must be above", ms=6)
-    axis.plot([], [], "kv", label="must be below", ms=6)
-    axis.set(xlabel="wavelength (nm)", ylabel="power (dB)", ylim=(floor, 2), title=f"{device.name}: spectrum and spec")
-    axis.grid(alpha=0.3)
-    axis.legend(ncols=2, fontsize=8, loc="lower right")
+    with np.errstate(divide="ignore"):
+        lower_db, upper_db = 10 * np.log10(lower), 10 * np.log10(upper)
+    wanted = lower_db[lower > 0]
+    figure, axes = _canvas(10.4 if len(wanted) else 6.4, 4.6, 2 if len(wanted) else 1)
+    floor = min(-45.0, float(power_db.min()) - 3)
+    ranges = [(floor, 2.0), (min(float(wanted.min()) * 1.6, -1.0), 0.1)] if len(wanted) else [(floor, 2.0)]
+    for axis, limits, title in zip(axes, ranges, ("spectrum and spec", "near 0 dB"), strict=False):
+        for port in range(len(device.ports)):
+            color = _PORT_COLORS[port % len(_PORT_COLORS)]
+            for corner, (line, word) in zip(power_db, _CORNER_LINES, strict=False):
+                label = f"$|S_{{{port + 1}1}}|^2${word if len(power_db) > 1 else ''}"
+                axis.plot(wavelengths, corner[:, port], color=color, ls=line, label=label)
+            for bound, marker, is_set in ((lower_db, "^", lower > 0), (upper_db, "v", upper < 1)):
+                shown = is_set[:, port]
+                axis.plot(
+                    np.asarray(device.wavelengths_nm)[shown],
+                    bound[shown, port],
+                    marker,
+                    color=color,
+                    ms=7,
+                    clip_on=True,
+                )
+        axis.set(xlabel="wavelength (nm)", ylabel="power (dB)", ylim=limits, title=f"{device.name}: {title}")
+        axis.grid(alpha=0.3)
+    axes[0].plot([], [], "k^", label="must be above", ms=6)
+    axes[0].plot([], [], "kv", label="must be below", ms=6)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=min(len(labels), 5), fontsize=8, loc="outside lower center")
     return figure
 
 
