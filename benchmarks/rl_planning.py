@@ -33,7 +33,7 @@ from rl.planning_env import NetworkPlanningEnv
 from rl.planning_game import GameRules
 from rl.policy import describe
 from rl.topology import Topology
-from rl.two_stage import FirstStage, first_stage, planning_policy, second_stage
+from rl.two_stage import SHIPPED, FirstStage, first_stage, planning_policy, second_stage
 from rl.vector_env import VectorPlanningEnv
 from surco import provenance as origin
 
@@ -287,7 +287,7 @@ def main() -> None:
     policy = planning_policy(options.policy)
     data = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     rows: list[Row] = list(data.get(options.table, {}).get("rows", []))
-    weights = describe(options.policy or Path(planning_policy.__globals__["__file__"]).parent / "data" / "planning")
+    weights = describe(options.policy or SHIPPED)
     about = {
         "date": origin.now(),
         "commit": origin.commit(),

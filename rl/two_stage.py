@@ -21,6 +21,9 @@ from rl.policy import load
 from rl.topology import Topology
 from surco.errors import InvalidInputError, NoDesignError
 
+SHIPPED = Path(str(importlib.resources.files("rl") / "data" / "planning"))
+"""Folder of the policy that comes with this package."""
+
 
 @functools.lru_cache(maxsize=4)
 def planning_policy(folder: str | None = None) -> nn.Module:
@@ -31,7 +34,7 @@ def planning_policy(folder: str | None = None) -> nn.Module:
     """
     if folder is not None and not Path(folder).is_dir():
         raise InvalidInputError(f"Expected the folder of a policy, but there is no `{folder}`.")
-    place = Path(folder) if folder is not None else Path(str(importlib.resources.files("rl") / "data" / "planning"))
+    place = Path(folder) if folder is not None else SHIPPED
     policy = load(place)
     if policy.policy_name != "planning-gnn":
         raise InvalidInputError(f"Expected a policy of planning, but `{place}` holds one named `{policy.policy_name}`.")
