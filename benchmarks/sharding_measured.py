@@ -1,0 +1,310 @@
+"""From measured tables to plans: pack readings, train cost networks, compare planners on them, write plans to run.
+
+    python -m benchmarks.sharding_measured pack DIR --out campaign.npz
+    python -m benchmarks.sharding_measured train campaign.npz --out DIR [--clock device]
+    python -m benchmarks.sharding_measured compare DIR --out DIR2 [--tables 24 48] [--devices 4] [--draws 3]
+    python -m benchmarks.sharding_measured plans DIR --out plans.json [--count 20] [--devices 2]
+
+`train` prints the additivity gap: held-out error of every model, launch-bound and bandwidth-bound readings apart.
+`compare` gives the searching methods the same wall seconds on one thread; local search then gets as many objective
+calls as `auto` took. Instances are drawn inside of what was measured. The row to beat is the additive one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import surco
+from problems.sharding import Device, ShardingProblem, Workload
+from problems.sharding.measured import Campaign, Comms, CostNetworks, Head, MeasuredCost, gap, planners, read_lines
+from problems.sharding.measured.features import FEATURES
+from problems.sharding.measured.inputs import draw_pool
+from problems.sharding.measured.training import fit, readings_of
+from surco import provenance
+from surco.atomic import write_text
+
+CONVEX, ADDITIVE = "convex.safetensors", "additive.safetensors"
+RULES = ("by_size", "by_dim", "by_lookups", "by_size_lookups", "lpt", "marginal")
+SEARCHES = ("zero", "exact", "auto")
+OURS = "auto"
+PLANNED = ("auto", "torchrec", "by_size", "by_lookups", "by_size_lookups", "additive milp", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One plan of one instance."""
+
+    tables: int
+    devices: int
+    draw: int
+    method: str
+    value_ms: float | None
+    bound_ms: float | None
+    is_feasible: bool
+    calls: int
+    cpu_seconds: float
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Lines of a run to one file."""
+    campaign = read_lines(*(path for path in sorted(arguments.run.glob("*.jsonl")) if path.stat().st_size))
+    campaign.save(arguments.out)
+    ahead = float(campaign.is_ahead.mean()) if len(campaign.is_ahead) else math.nan
+    print(
+        f"{len(campaign.batch)} readings ({int(campaign.is_held_out.sum())} held out, host ahead in {ahead:.0%}), "
+        f"{len(campaign.comms_ms)} exchanges: {arguments.out}, {arguments.out.stat().st_size} bytes"
+    )
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Networks with a convex and an additive head, and the table of the additivity gap."""
+    campaign = Campaign.load(arguments.campaign)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    readings = readings_of(campaign, arguments.clock)
+    trained = gap.networks(readings, seed=arguments.seed)
+    for head, name in ((Head.CONVEX, CONVEX), (Head.ADDITIVE, ADDITIVE)):
+        fit(campaign, clock=arguments.clock, head=head, seed=arguments.seed).save(arguments.out / name)
+    rows = gap.compute_gap(campaign, arguments.clock, trained=trained, seed=arguments.seed)
+    if campaign.world:
+        rows += gap.comms_gap(campaign, seed=arguments.seed)
+    title = (
+        f"# Held-out error, {campaign.provenance['device']}, {campaign.provenance['operator']}, {arguments.clock} time"
+    )
+    text = f"{title}\n\n{gap.markdown(rows)}\n"
+    write_text(arguments.out / "gap.md", text)
+    values = {"rows": [asdict(row) for row in rows], "campaign": dict(campaign.provenance), **origin()}
+    write_text(arguments.out / "gap.json", json.dumps(values, indent=1))
+    print(text)
+
+
+def instance(folder: Path, tables: int, devices: int, seed: int) -> ShardingProblem:
+    """Draw tables inside of what was measured; exchanges are measured ones where the number of devices is."""
+    path = folder / CONVEX
+    networks = CostNetworks.load(path)
+    low, high = (networks.limits.double().exp() - 1.0).tolist()
+    at = {name: k for k, name in enumerate(FEATURES)}
+    span = {name: (low[at[name]], high[at[name]]) for name in ("rows", "pooling factor")}
+    dims = [2**k for k in range(12) if 0.99 * low[at["dim"]] <= 2**k <= 1.01 * high[at["dim"]]]
+    drawn = draw_pool(
+        tables,
+        rng=np.random.default_rng([20_000, seed]),
+        rows=span["rows"],
+        dims=dims,
+        pooling=span["pooling factor"],
+        max_bytes=high[at["weight bytes"]],
+    )
+    comms = Comms.MEASURED if networks.world == devices else Comms.BANDWIDTH
+    return ShardingProblem(
+        drawn,
+        [Device(f"gpu{d}", 80 * 2**30) for d in range(devices)],
+        MeasuredCost(str(path), comms=comms),
+        workload=Workload(batch_size=max(1, round(high[at["samples"]]) // devices)),
+        id=f"sharding/measured-{tables}t-{devices}d-{seed}",
+    )
+
+
+def makers(folder: Path, seconds: float) -> dict[str, Callable[[ShardingProblem], planners.Found]]:
+    """Plans of the field that are no methods of the engine."""
+    return {
+        "torchrec": planners.torchrec_plan,
+        "lpt on predicted single cost": planners.longest_first,
+        "dim grid (NeuroShard)": planners.dim_grid,
+        "additive milp": lambda problem: planners.additive_milp(problem, str(folder / ADDITIVE), seconds=seconds),
+    }
+
+
+def rows_of(folder: Path, tables: int, devices: int, draw: int, seconds: float) -> list[Row]:
+    """All methods on one instance."""
+    rows: list[Row] = []
+
+    def add(method: str, problem: ShardingProblem, x: torch.Tensor | None, bound: float | None, calls: int, cpu: float):
+        value = None if x is None else float(problem.objective(x))
+        ok = x is not None and float(problem.violation(x)) <= 0.0
+        rows.append(Row(tables, devices, draw, method, value, bound, ok, calls, cpu))
+
+    problem = instance(folder, tables, devices, draw)
+    for name in RULES:
+        add(name, problem, problem.heuristics().get(name), None, 0, 0.0)
+    for name, make in makers(folder, seconds).items():
+        begun = time.process_time()
+        found = make(problem)
+        x = None if found.choice is None else problem.design(found.choice)
+        add(name, problem, x, None, found.calls, time.process_time() - begun)
+    calls = 0
+    for method in (*SEARCHES, "local_search"):
+        problem = instance(folder, tables, devices, draw)  # afresh, so that no method goes on where another stopped
+        budget: dict[str, Any] = (
+            {"objective_calls": max(calls, 100)} if method == "local_search" else {"seconds": seconds}
+        )
+        begun = time.process_time()
+        result = surco.solve(problem, method, seed=0, **budget)
+        spent = time.process_time() - begun
+        calls = result.stats.objective_calls if method == OURS else calls
+        add(method, problem, torch.from_numpy(result.x), result.bound, result.stats.objective_calls, spent)
+    return rows
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Every method on every instance; table and losses."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for tables in arguments.tables:
+        for devices in arguments.devices:
+            for draw in range(arguments.draws):
+                rows += rows_of(arguments.networks, tables, devices, draw, arguments.seconds)
+                print(f"{tables} tables, {devices} devices, draw {draw} done", file=sys.stderr, flush=True)
+    measured = CostNetworks.load(arguments.networks / CONVEX).provenance
+    lines = "\n".join(f"- {line}" for line in losses(rows)) or "- none by more than 0.01 %"
+    text = (
+        f"# Plans on a cost network of {measured['device']} ({measured['operator']}, {measured['clock']} time)\n\n"
+        f"{table(rows)}\n\n## Where a baseline beats {OURS}\n\n{lines}\n"
+    )
+    write_text(arguments.out / "compare.md", text)
+    values = {
+        "rows": [asdict(row) for row in rows],
+        "measured": dict(measured),
+        "seconds": arguments.seconds,
+        **origin(),
+    }
+    write_text(arguments.out / "compare.json", json.dumps(values, indent=1))
+    print(text)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: per size and method, geometric mean of value over the value of `auto`, gap, wins of the method."""
+    lines = [
+        "| tables x devices | method | value / auto (worst) | gap to bound, % | CPU s | calls |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size in dict.fromkeys((row.tables, row.devices) for row in rows):
+        part = [row for row in rows if (row.tables, row.devices) == size]
+        ours = {row.draw: row for row in part if row.method == OURS}
+        for method in dict.fromkeys(row.method for row in part):
+            found = [row for row in part if row.method == method and row.value_ms is not None and row.is_feasible]
+            if not found:
+                lines.append(f"| {size[0]} x {size[1]} | {method} | no plan | - | - | - |")
+                continue
+            ratio = [(row.value_ms or 0.0) / (ours[row.draw].value_ms or math.nan) for row in found]
+            bound = [
+                100.0 * ((row.value_ms or 0.0) / b - 1.0)
+                for row in found
+                if (b := ours[row.draw].bound_ms) is not None and b > 0
+            ]
+            mean = math.exp(sum(math.log(r) for r in ratio) / len(ratio))
+            lines.append(
+                f"| {size[0]} x {size[1]} | {method} | {mean:.4f} ({max(ratio):.4f}) "
+                f"| {sum(bound) / len(bound) if bound else math.nan:.2f} "
+                f"| {sum(row.cpu_seconds for row in found) / len(found):.2f} "
+                f"| {sum(row.calls for row in found) / len(found):.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def losses(rows: Sequence[Row], tolerance: float = 1e-4) -> list[str]:
+    """Where a feasible plan of another method is better than ours by more than ``tolerance``."""
+    lines = []
+    for key in dict.fromkeys((row.tables, row.devices, row.draw) for row in rows):
+        part = [row for row in rows if (row.tables, row.devices, row.draw) == key and row.is_feasible]
+        ours = next((row.value_ms for row in part if row.method == OURS), None)
+        for row in part:
+            if row.value_ms is not None and (ours is None or row.value_ms < ours * (1.0 - tolerance)):
+                lines.append(f"{key[0]} x {key[1]}, draw {key[2]}: {row.method} {row.value_ms:.6f}, {OURS} {ours} ms")
+    return lines
+
+
+def plans(arguments: argparse.Namespace) -> None:
+    """Instances and plans for a run of whole steps."""
+    found: list[dict[str, Any]] = []
+    for draw in range(arguments.count):
+        problem = instance(arguments.networks, arguments.tables, arguments.devices, 1000 + draw)
+        designs: dict[str, torch.Tensor] = {
+            OURS: torch.from_numpy(surco.solve(problem, OURS, seconds=arguments.seconds).x)
+        }
+        for name, make in makers(arguments.networks, arguments.seconds).items():
+            choice = make(problem).choice
+            if name in PLANNED and choice is not None:
+                designs[name] = problem.design(choice)
+        designs |= {name: x for name, x in problem.heuristics().items() if name in PLANNED}
+        rng = np.random.default_rng(draw)
+        rooms = (rng.integers(arguments.devices, size=arguments.tables) for _ in range(1000))
+        fitting = next((choice for choice in rooms if problem.oracle.fits(choice[None])[0]), None)
+        if fitting is not None:
+            designs["random"] = problem.design(fitting)
+        found.append(
+            {
+                "spec": dict(problem.spec),
+                "plans": {name: problem.plan(x).argmax(-1).tolist() for name, x in designs.items()},
+                "predicted_ms": {name: prediction(problem, x) for name, x in designs.items()},
+            }
+        )
+        print(f"instance {draw}: {found[-1]['predicted_ms']}", file=sys.stderr, flush=True)
+    write_text(arguments.out, json.dumps({"instances": found, **origin()}))
+
+
+def prediction(problem: ShardingProblem, x: torch.Tensor) -> float:
+    """Step time by the networks without jitter: the sum over phases of the slowest device."""
+    return float(problem.times_ms(x).amax(-1).sum())
+
+
+def origin() -> Mapping[str, Any]:
+    """Where the numbers come from."""
+    return {
+        "command": provenance.command(sys.argv[1:], "python -m benchmarks.sharding_measured"),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "date": provenance.now(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; exit code 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sharding_measured", description=(__doc__ or "").partition("\n")[0]
+    )
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("pack", help="lines of a run to one file")
+    command.add_argument("run", type=Path)
+    command.add_argument("--out", type=Path, required=True)
+    command.set_defaults(run_command=pack)
+    command = commands.add_parser("train", help="cost networks and the additivity gap")
+    command.add_argument("campaign", type=Path)
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--clock", choices=["device", "end_to_end"], default="device")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run_command=train)
+    command = commands.add_parser("compare", help="planners on the networks")
+    command.add_argument("networks", type=Path, help="folder that train wrote")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--tables", type=int, nargs="+", default=[24, 48])
+    command.add_argument("--devices", type=int, nargs="+", default=[4])
+    command.add_argument("--draws", type=int, default=3)
+    command.add_argument("--seconds", type=float, default=10.0)
+    command.set_defaults(run_command=compare)
+    command = commands.add_parser("plans", help="instances and plans for benchmarks.gpu_sharding_plans")
+    command.add_argument("networks", type=Path, help="folder that train wrote")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--tables", type=int, default=40)
+    command.add_argument("--devices", type=int, default=2)
+    command.add_argument("--count", type=int, default=20)
+    command.add_argument("--seconds", type=float, default=10.0)
+    command.set_defaults(run_command=plans)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    arguments.run_command(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
