@@ -1,6 +1,6 @@
 """Near-optimal joint plans with a certificate, within a deadline that covers every phase.
 
-Order of work: the level bound; the sweeps; annealing from the best plan; CP-SAT where the space is small, with the
+Order of work: the level bound; the sweeps; annealing from the best plan; the packing bound; CP-SAT where the space is small, with the
 best plan as a hint, and annealing again. A caller may take the phases one by one (`JointRun.turns`) and see incumbent
 and bound after each.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 from problems.sharding.joint.bounds import level_bound
 from problems.sharding.joint.cpsat import CpSatProgram, is_small
 from problems.sharding.joint.model import Choice, Model
+from problems.sharding.joint.packing_bound import PackingBound
 from problems.sharding.joint.space import Index
 from problems.sharding.joint.starts import Starts
 from surco.bridge import to_numpy
@@ -38,6 +39,7 @@ ENOUGH_GAP = 1e-5
 OPTIMAL_GAP = 1e-6
 MEMORY_PRICE = 20.0  # a whole capacity over, in targets
 ANNEAL_SHARE = 0.1  # of the time: first annealing, and the one between the two calls of CP-SAT
+PACKING_SHARE = 0.2  # of what is left then: the packing bound
 CPSAT_SHARE = 0.25
 MARGIN_SECONDS = 1.0
 
@@ -72,6 +74,7 @@ class JointRun:
         self.steps = FIRST_STEPS
         self.speed = 1e6  # proposals per second, as measured in the last round
         self.has_started = False
+        self.packing: PackingBound | None = None
         self.starts: Starts | None = None
         self.sweeps: list[Iterator[Index]] = []
 
@@ -115,6 +118,9 @@ class JointRun:
             self._prove(0.5 * (deadline - time.perf_counter()))
             yield
         yield from self._anneal_until(begin + max(ANNEAL_SHARE * limit, 0.2), deadline)
+        if self._is_open() and self.best is not None and PackingBound.applies(self.model):
+            self._pack(time.perf_counter() + PACKING_SHARE * (deadline - time.perf_counter()))
+            yield
         if is_small(self.model):
             for share in (CPSAT_SHARE, 1.0):
                 left = deadline - time.perf_counter()
@@ -200,6 +206,13 @@ class JointRun:
                 self.steps = min(int(self.steps * GROWTH), MOST_STEPS)
         elif self.best is None:
             self.least_misfit = choice
+
+    def _pack(self, deadline: float) -> None:
+        """The bound that knows that pieces cannot be cut."""
+        assert self.model is not None
+        if self.packing is None:
+            self.packing = PackingBound(self.model)
+        self.bound = max(self.bound, self.packing.run(self.bound, self.value, deadline))
 
     def _prove(self, seconds: float) -> None:
         """CP-SAT with the best plan as a hint; raises the bound."""
