@@ -8,12 +8,12 @@ loop of torch.nn.EmbeddingBag is measured only on request (``--operator embeddin
 One GPU: every table of a drawn pool alone and random combinations of 1 to 40 of them, a quarter held out; forward, and
 forward with backward and row-wise Adagrad; device time apart from end-to-end time (see
 ``problems.sharding.measured.clocks``). ``--two-gpus`` instead starts one process for each of two GPUs and measures
-all-to-all forward and backward.
-Each finished reading is a line of ``compute.jsonl`` or ``comms.jsonl`` in DIR; a second run with the same settings goes
+all-to-all forward and backward. ``--part 1 --parts 2`` takes every second combination, for a process with a GPU of its
+own. Each finished reading is a line of ``compute.jsonl`` or ``comms.jsonl`` in DIR; a second run with the same settings goes
 on where the first stopped. ``python -m benchmarks.sharding_measured pack DIR`` makes the file that is kept.
 
-FBGEMM on a machine that fetches nothing: its wheel is 465 MB. ``benchmarks/gpu_wheel.sh prepare`` cuts it into parts of
-48 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own; there, for each part in turn,
+FBGEMM on a machine that fetches nothing: its wheel is 465 MB. ``benchmarks/gpu_wheel.sh prepare`` packs it into parts of
+56 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own; there, for each part in turn,
 ``benchmarks/gpu_wheel.sh keep .carry/fbgemm/00``, and then ``. benchmarks/gpu_wheel.sh join`` unpacks the wheel and
 sets PYTHONPATH. A dry run of everything without a GPU:
 
@@ -83,6 +83,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory-gib", type=float, help="weights at once (56; small: 1)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", type=int, default=0, help="of --parts: which combinations this process measures")
+    parser.add_argument("--parts", type=int, default=1, help="processes that share the combinations, a GPU each")
     parser.add_argument("--small", action="store_true", help="sizes for a dry run on a CPU")
     arguments = parser.parse_args(argv)
     small = arguments.small
@@ -197,10 +199,11 @@ def measure_compute(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     tables = pool_of(arguments)
     clock = Clock(device, calls=4 if device.type == "cuda" else 2, repeats=arguments.repeats)
-    lines = Lines(arguments.out / "compute.jsonl", header(arguments, tables, device))
+    name = "compute.jsonl" if arguments.parts == 1 else f"compute-{arguments.part}.jsonl"
+    lines = Lines(arguments.out / name, header(arguments, tables, device))
     count = 0
     for number, members, batch, is_held_out in combinations(arguments, tables):
-        if number < lines.done:
+        if number % arguments.parts != arguments.part or number // arguments.parts < lines.done:
             continue
         if time.perf_counter() - begun > arguments.seconds:
             break
@@ -217,7 +220,7 @@ def measure_compute(arguments: argparse.Namespace) -> None:
         if count % 50 == 0:
             spent = time.perf_counter() - begun
             print(f"{number + 1} readings, {spent:.0f} s, the last: {len(members)} tables {readings}", flush=True)
-    print(f"{count} new readings in {time.perf_counter() - begun:.0f} s: {arguments.out / 'compute.jsonl'}", flush=True)
+    print(f"{count} new readings in {time.perf_counter() - begun:.0f} s: {arguments.out / name}", flush=True)
 
 
 def read_combination(

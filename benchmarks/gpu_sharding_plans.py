@@ -2,11 +2,11 @@
 
     python -m benchmarks.gpu_sharding_plans PLANS.json --out DIR [--seconds 480] [--device cuda]
 
-PLANS.json comes from ``python -m benchmarks.sharding_measured plans``: instances, and for each a rank per table by every
-planner. Starts one process a rank. Each rank runs its tables with FBGEMM's fused operator (row-wise Adagrad) for the
-samples of all ranks, exchanges pooled rows, and returns gradients the same way. All plans of an instance are in memory
-one after another and measured in several visits in turned order, so that drift of the machine hits all alike. A step is timed
-from a barrier to the end of the slowest rank; steps take turns between batches of lookups.
+PLANS.json comes from ``python -m benchmarks.sharding_measured plans``: instances, a rank per table by every planner.
+Starts one process a rank. Each rank runs its tables with FBGEMM's fused operator (row-wise Adagrad) for the samples of
+all ranks, exchanges pooled rows, and returns gradients the same way. The plans of an instance are in memory one after
+another and measured in several visits in turned order, so that drift of the machine hits all alike. A step is timed
+from a barrier to the end of the slowest rank; batches of lookups take turns.
 
 Writes ``plans.jsonl``: a line for every instance with medians and all readings, and ``plans.md``: per instance medians,
 ratios to `auto` with bootstrap intervals over instances, and predicted against measured. Dry run without a GPU:
@@ -17,6 +17,7 @@ ratios to `auto` with bootstrap intervals over instances, and predicted against 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -134,7 +135,9 @@ def measure(arguments: argparse.Namespace) -> None:
             line = {
                 "instance": number,
                 "id": item["spec"]["id"],
-                "measured_ms": {name: statistics.median(sum(found, [])) for name, found in times.items()},
+                "measured_ms": {
+                    name: statistics.median(itertools.chain.from_iterable(found)) for name, found in times.items()
+                },
                 "predicted_ms": item["predicted_ms"],
                 "readings_ms": {
                     name: [[round(ms, 4) for ms in visit] for visit in found] for name, found in times.items()
@@ -169,7 +172,7 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
     text = [
         f"# Whole embedding steps on {lines[0]['world']} x {lines[0]['device']}, {lines[0]['operator']}",
         "",
-        f"{len(lines)} instances; ratio = median step time of the plan over that of `{OURS}`, above 1 is slower than ours.",
+        f"{len(lines)} instances; ratio: median step time of the plan over that of `{OURS}`, above 1: slower than ours.",
         "",
         "| plan | geometric mean of ratios | 95 % interval | median ratio | instances where it is faster |",
         "|---|---|---|---|---|",

@@ -58,7 +58,7 @@ class Row:
 
 def pack(arguments: argparse.Namespace) -> None:
     """Lines of a run to one file."""
-    campaign = read_lines(*(path for path in sorted(arguments.run.glob("*.jsonl")) if path.stat().st_size))
+    campaign = read_lines(*sorted(arguments.run.glob("compute*.jsonl")), *sorted(arguments.run.glob("comms*.jsonl")))
     campaign.save(arguments.out)
     ahead = float(campaign.is_ahead.mean()) if len(campaign.is_ahead) else math.nan
     print(
@@ -78,12 +78,11 @@ def train(arguments: argparse.Namespace) -> None:
     rows = gap.compute_gap(campaign, arguments.clock, trained=trained, seed=arguments.seed)
     if campaign.world:
         rows += gap.comms_gap(campaign, seed=arguments.seed)
-    title = (
-        f"# Held-out error, {campaign.provenance['device']}, {campaign.provenance['operator']}, {arguments.clock} time"
-    )
+    where = campaign.provenance
+    title = f"# Held-out error, {where['device']}, {where['operator']}, {arguments.clock} time"
     text = f"{title}\n\n{gap.markdown(rows)}\n"
     write_text(arguments.out / "gap.md", text)
-    values = {"rows": [asdict(row) for row in rows], "campaign": dict(campaign.provenance), **origin()}
+    values = {"rows": [asdict(row) for row in rows], "campaign": dict(where), **origin()}
     write_text(arguments.out / "gap.json", json.dumps(values, indent=1))
     print(text)
 
@@ -144,9 +143,8 @@ def rows_of(folder: Path, tables: int, devices: int, draw: int, seconds: float) 
     calls = 0
     for method in (*SEARCHES, "local_search"):
         problem = instance(folder, tables, devices, draw)  # afresh, so that no method goes on where another stopped
-        budget: dict[str, Any] = (
-            {"objective_calls": max(calls, 100)} if method == "local_search" else {"seconds": seconds}
-        )
+        is_local = method == "local_search"
+        budget: dict[str, Any] = {"objective_calls": max(calls, 100)} if is_local else {"seconds": seconds}
         begun = time.process_time()
         result = surco.solve(problem, method, seed=0, **budget)
         spent = time.process_time() - begun
@@ -171,18 +169,14 @@ def compare(arguments: argparse.Namespace) -> None:
         f"{table(rows)}\n\n## Where a baseline beats {OURS}\n\n{lines}\n"
     )
     write_text(arguments.out / "compare.md", text)
-    values = {
-        "rows": [asdict(row) for row in rows],
-        "measured": dict(measured),
-        "seconds": arguments.seconds,
-        **origin(),
-    }
+    values = {"rows": [asdict(row) for row in rows], "measured": dict(measured), "seconds": arguments.seconds}
+    values |= origin()
     write_text(arguments.out / "compare.json", json.dumps(values, indent=1))
     print(text)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: per size and method, geometric mean of value over the value of `auto`, gap, wins of the method."""
+    """Markdown: per size and method, geometric mean of value over that of `auto`, gap to the bound of `auto`, work."""
     lines = [
         "| tables x devices | method | value / auto (worst) | gap to bound, % | CPU s | calls |",
         "|---|---|---|---|---|---|",
@@ -217,9 +211,11 @@ def losses(rows: Sequence[Row], tolerance: float = 1e-4) -> list[str]:
     for key in dict.fromkeys((row.tables, row.devices, row.draw) for row in rows):
         part = [row for row in rows if (row.tables, row.devices, row.draw) == key and row.is_feasible]
         ours = next((row.value_ms for row in part if row.method == OURS), None)
-        for row in part:
-            if row.value_ms is not None and (ours is None or row.value_ms < ours * (1.0 - tolerance)):
-                lines.append(f"{key[0]} x {key[1]}, draw {key[2]}: {row.method} {row.value_ms:.6f}, {OURS} {ours} ms")
+        lines += [
+            f"{key[0]} x {key[1]}, draw {key[2]}: {row.method} {row.value_ms:.6f}, {OURS} {ours} ms"
+            for row in part
+            if row.value_ms is not None and (ours is None or row.value_ms < ours * (1.0 - tolerance))
+        ]
     return lines
 
 
@@ -228,9 +224,8 @@ def plans(arguments: argparse.Namespace) -> None:
     found: list[dict[str, Any]] = []
     for draw in range(arguments.count):
         problem = instance(arguments.networks, arguments.tables, arguments.devices, 1000 + draw)
-        designs: dict[str, torch.Tensor] = {
-            OURS: torch.from_numpy(surco.solve(problem, OURS, seconds=arguments.seconds).x)
-        }
+        ours = surco.solve(problem, OURS, seconds=arguments.seconds).x
+        designs: dict[str, torch.Tensor] = {OURS: torch.from_numpy(ours)}
         for name, make in makers(arguments.networks, arguments.seconds).items():
             choice = make(problem).choice
             if name in PLANNED and choice is not None:
