@@ -1,8 +1,8 @@
 """Near-optimal joint plans with a certificate, within a deadline that covers every phase.
 
-Order of work: the level bound; the sweeps; annealing from the best plan; the packing bound; CP-SAT where the space is small, with the
-best plan as a hint, and annealing again. A caller may take the phases one by one (`JointRun.turns`) and see incumbent
-and bound after each.
+Order of work: the level bound; the sweeps; annealing from the best plan; the packing bound; CP-SAT where the space is
+small, with the best plan as a hint, and annealing again. A caller may take the phases one by one (`JointRun.turns`) and
+see incumbent and bound after each.
 """
 
 from __future__ import annotations
