@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from problems.planning.network import Array
 from rl.topology import Topology
@@ -45,7 +46,7 @@ CONTEXT_FEATURES = (
 )
 
 
-def static_link_features(topology: Topology) -> Array:
+def static_link_features(topology: Topology) -> NDArray[np.float32]:
     """[M, len(STATIC_LINK_FEATURES)] float32."""
     network, scale = topology.network, topology.scale_gbps
     links = network.instance.links
@@ -73,7 +74,7 @@ def static_link_features(topology: Topology) -> Array:
     return _clipped(np.stack(columns, axis=1))
 
 
-def node_features(topology: Topology) -> Array:
+def node_features(topology: Topology) -> NDArray[np.float32]:
     """[N, len(NODE_FEATURES)] float32."""
     network, scale = topology.network, topology.scale_gbps
     demand = network.scenarios[0].demand
@@ -107,5 +108,5 @@ def static_context(topology: Topology) -> Array:
     )
 
 
-def _clipped(values: Array) -> Array:
+def _clipped(values: Array) -> NDArray[np.float32]:
     return np.clip(values, -CLIP, CLIP).astype(np.float32)

@@ -41,7 +41,8 @@ def random_topology(n_nodes: int, *, links_per_node: float, rng: np.random.Gener
     extent = np.exp(rng.uniform(np.log(4.0), np.log(35.0)))  # degrees: a country to a continent
     middle = np.array([rng.uniform(-120.0, 120.0), rng.uniform(-45.0, 55.0)])
     place = middle + rng.uniform(-0.5, 0.5, (n_nodes, 2)) * extent * np.array([1.0, rng.uniform(0.5, 0.9)])
-    pairs = {tuple(sorted((int(t[i]), int(t[i - 1])))) for t in Delaunay(place).simplices for i in range(3)}
+    triangles = Delaunay(place).simplices.tolist()
+    pairs = {(min(t[i], t[i - 1]), max(t[i], t[i - 1])) for t in triangles for i in range(3)}
     ordered = sorted(pairs)
     gap = {(u, v): float(((place[u] - place[v]) ** 2).sum()) for u, v in ordered}
     square = ((place[:, None] - place[None]) ** 2).sum(axis=-1)

@@ -330,7 +330,7 @@ class PlanningGame:
         context[index, 3] = worst
         context[index, 4] = (short > 0.0).sum(axis=1) / np.maximum(self._pool_size[index], 1)
         context[index, 5] = np.clip(np.einsum("bm,bm->b", self.cost[index], units) / self.bound[index], 0.0, 10.0)
-        self.observation["action_mask"][index] = self._mask(index, units, need, headroom, rows, short)
+        self.observation["action_mask"][index] = self._mask(index, units, need, headroom, rows)
 
     def _side_room(self, b: int) -> Array:
         """[M] more units that the side rules of slot b leave each option alone."""
@@ -339,7 +339,7 @@ class PlanningGame:
         room = np.divide(slack[:, None], side, out=np.full_like(side, np.inf), where=side > 1e-12)
         return np.maximum(np.floor(room.min(axis=0, initial=np.inf)), 0.0)
 
-    def _mask(self, index: Any, units: Array, need: Array, headroom: Array, rows: Array, short: Array) -> Array:
+    def _mask(self, index: Any, units: Array, need: Array, headroom: Array, rows: Array) -> NDArray[np.float32]:
         smaller = np.r_[0.0, self._units[:-1]]
         wanted = need[:, :, None] > smaller + 1e-9
         allowed = wanted & (headroom[:, :, None] >= self._units)

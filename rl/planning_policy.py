@@ -86,13 +86,15 @@ class PlanningPolicy(nn.Module):
         self.rounds = nn.ModuleList(LineGraphRound(width) for _ in range(rounds))
         self.head = _mlp(width, width, heads)
         self.value = _mlp(2 * width + context_features, width, 1)
+        last = self.head[2]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():  # nearly uniform at first: exploration is left to the mask
-            self.head[2].weight.mul_(0.1)
-            self.head[2].bias.zero_()
+            last.weight.mul_(0.1)
+            last.bias.zero_()
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Observations of B networks padded to N nodes and M links -> logits [B, M * heads], values [B]."""
-        if not torch.jit.is_tracing() and len(observation["link_mask"]):
+        if not torch.jit.is_tracing() and len(observation["link_mask"]):  # pyright: ignore[reportPrivateImportUsage]
             most = int(observation["link_mask"].sum(dim=1).max())
             if most < observation["link_mask"].shape[1]:  # rows of padding cost as much as real ones: leave them out
                 logits, value = self(_cropped(observation, most, self.config["heads"]))

@@ -74,7 +74,7 @@ class Crew:
             raise MissingExtraError('Ray is missing. Try `pip install "surco[rl]"`, or `workers=0`.') from error
         self._ray = ray
         actor = ray.remote(Player).options(**{"num_cpus": 1, "max_restarts": -1, "max_task_retries": -1, **options})
-        self._players = [
+        self._players: list[Any] = [
             actor.remote(make_vector_env, policy.policy_name, policy.config, 1000 * seed + i) for i in range(workers)
         ]
         self._busy: dict[Any, int] = {}  # task -> player
