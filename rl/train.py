@@ -1,4 +1,6 @@
-"""``python -m rl.train CONFIG.toml``: train a policy on this machine, on a running Ray cluster, or as a Ray job.
+"""``surco train-policy CONFIG``: train a policy on this machine, on a running Ray cluster, or as a Ray job.
+
+``python -m rl.train CONFIG`` is the same; CONFIG is a TOML file, or the name of one in ``rl/configs``.
 
 The same command is what ``ray job submit`` runs: inside of a job the cluster is found by itself. Exit codes: 0 all
 steps are done, 2 bad input, 75 the run stalled or its returns were not numbers (a checkpoint was written, ``--resume``
@@ -21,11 +23,13 @@ from typing import Any
 from surco.errors import InvalidInputError, MissingExtraError, SurcoError
 
 BAD_INPUT, INTERRUPTED = 2, 130
+CONFIGS = Path(__file__).parent / "configs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("config", type=Path, metavar="CONFIG.toml", help="what to train, see rl/configs")
+    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+    parser.add_argument("config", type=Path, metavar="CONFIG", help=f"a TOML file, or one of {names}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="journal, checkpoint and policy (default runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
     parser.add_argument(
@@ -57,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     changes |= dict(_setting(text) for text in arguments.set)
-    config = configs.load(arguments.config, changes)
+    shipped = CONFIGS / f"{arguments.config}.toml"
+    path = shipped if not arguments.config.is_file() and shipped.is_file() else arguments.config
+    config = configs.load(path, changes)
     out = arguments.out or Path("runs") / f"{arguments.config.stem}-{config.trainer.seed}"
     try:
         with _ending_by_signal():

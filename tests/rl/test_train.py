@@ -167,6 +167,15 @@ def test_the_command_tells_of_bad_input(file: Path, tmp_path: Path, capsys: pyte
     assert "workers" in capsys.readouterr().err
 
 
+def test_the_command_is_a_subcommand_of_surco(file: Path, tmp_path: Path) -> None:
+    from surco.cli import main as surco
+
+    short = ["--steps", "200", "--quiet", "--set", "evaluation.every=0"]
+    assert surco(["train-policy", str(file), "--out", str(tmp_path / "out"), *short]) == 0
+    assert read(tmp_path / "out")[-1]["steps"] == 200
+    assert surco(["train-policy", "shardin"]) == 2
+
+
 def test_native_training_does_not_import_ray(file: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
