@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="results, provenance and report go here")
     run.add_argument("--resume", action="store_true", help="keep the finished cells in DIR and run the others")
     run.add_argument("--workers", type=int, default=1, help="processes at once (default 1)")
+    run.add_argument(
+        "--ray-address", metavar="ADDRESS", help="run the cells on a Ray cluster: auto, host:port, or local"
+    )
     run.set_defaults(action=_run)
     shown = actions.add_parser("report", help="write report.md and report.html")
     shown.add_argument("folder", type=Path, metavar="DIR")
@@ -64,7 +67,13 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
     command = provenance.command(["-m", "benchmarks", *argv], "python")
     count = runner.run(
-        path, arguments.out, resume=arguments.resume, workers=arguments.workers, command=command, show=show
+        path,
+        arguments.out,
+        resume=arguments.resume,
+        workers=arguments.workers,
+        ray_address=arguments.ray_address,
+        command=command,
+        show=show,
     )
     print(f"{count} cells run, {failed} without a design; results in {arguments.out}", file=sys.stderr)
     return 1 if failed else 0

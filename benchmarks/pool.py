@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, as_completed
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -74,6 +75,34 @@ def run(todo: Iterable[Cell], *, workers: int, cell_seconds: float) -> Iterator[
     finally:
         for worker in crew:
             worker.end()
+
+
+def run_on(executor: Executor, todo: Iterable[Cell]) -> Iterator[dict[str, Any]]:
+    """Run cells on any executor, such as `rl.pool.RayPool`, and yield their rows as they finish.
+
+    A cell whose process dies has status ``died``. Budgets are the cells' own; nothing ends a cell that hangs.
+    """
+    futures = {executor.submit(_run_warm, cell): cell for cell in todo}
+    for future in as_completed(futures):
+        try:
+            yield future.result()
+        except Exception as error:  # of the machinery: a cell's own errors are in its row
+            yield {**cells.identity(futures[future]), "status": "died", "message": f"{type(error).__name__}: {error}"}
+
+
+_WARM: set[tuple[str, str]] = set()
+
+
+def _run_warm(cell: Cell) -> dict[str, Any]:
+    """A cell in a process that others share, after imports and compilation were paid for."""
+    import torch
+
+    torch.set_num_threads(1)
+    kind = (cell.instance.id, cell.row.method)
+    if kind not in _WARM:
+        cells.warm_up(cell)
+        _WARM.add(kind)
+    return cells.run(cell)
 
 
 def _harvest(worker: _Worker, cell_seconds: float, *, is_ready: bool) -> dict[str, Any] | None:

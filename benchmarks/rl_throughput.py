@@ -94,8 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(argv)
     if arguments.row:
-        found = measure(arguments.row, arguments.environments[0], arguments.envs)
-        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.write(json.dumps(measure(arguments.row, arguments.environments[0], arguments.envs)) + "\n")
         return 0
     rows = [row for row in ROWS if row != "sb3" or arguments.sb3_python]
     found: dict[str, dict[str, list[float]]] = {name: {row: [] for row in rows} for name in arguments.environments}

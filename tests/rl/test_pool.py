@@ -15,6 +15,7 @@ import pytest
 
 import solvers
 from benchmarks import cell as cells
+from benchmarks.pool import run_on
 from benchmarks.suite import Cell, Instance, MethodRow
 from rl.pool import LostWorkerError, RayPool
 from rl.ray_session import MARK, end_processes, marked_processes, session
@@ -130,6 +131,13 @@ def test_benchmark_cells_equal_those_of_a_loop(pool: RayPool) -> None:
     fanned = [told(row) for row in pool.map(cells.run, todo)]
     assert fanned == [told(cells.run(cell)) for cell in todo]
     assert {row["status"] for row in fanned} == {"ok"}
+
+
+def test_the_benchmark_runner_takes_the_pool(pool: RayPool) -> None:
+    instance = Instance("g", "paths/grid-5-code-v0", {"seed": 1}, {"calls": 6})
+    todo = [Cell(instance, MethodRow("linear", "linear"), seed) for seed in (0, 1, 2)]
+    rows = {row["cell"]: row["value"] for row in run_on(pool, todo)}
+    assert rows == {cell.key: cells.run(cell)["value"] for cell in todo}
 
 
 def test_a_session_inside_a_session_is_the_same(pool: RayPool) -> None:
