@@ -108,13 +108,37 @@ class CutsetPool:
     link_scenario: NDArray[np.int64]
 
 
-def cutset_pool(network: Network, *, largest: int = 5, most: int = 4000, most_rows: int = 40_000) -> CutsetPool:
+def joined(first: CutsetPool, second: CutsetPool) -> CutsetPool:
+    """Both pools in one."""
+    shift = len(first.sets)
+    return CutsetPool(
+        np.vstack([first.sets, second.sets]),
+        np.vstack([first.rows, second.rows]),
+        np.r_[first.rhs, second.rhs],
+        np.r_[first.node_set, second.node_set + shift],
+        np.vstack([first.link_rows, second.link_rows]),
+        np.r_[first.link_rhs, second.link_rhs],
+        np.r_[first.link_set, second.link_set + shift],
+        np.r_[first.link_scenario, second.link_scenario],
+    )
+
+
+def cutset_pool(
+    network: Network,
+    *,
+    largest: int = 5,
+    most: int = 4000,
+    most_rows: int = 40_000,
+    sets: NDArray[np.bool_] | None = None,
+) -> CutsetPool:
     """Cutset cuts: for each node set and each scenario that hits its cut, and the rounded sum over those scenarios.
+
+    ``sets`` [C, N] replaces the small connected sets.
 
     The sum is what makes them strong: with k links of one unit size across, each of which may fail, adding the k rows
     gives (k - 1) x(cut) >= k b, hence x(cut) >= ceil(k b / (k - 1)).
     """
-    sets = connected_sets(network, largest=largest, most=most)
+    sets = connected_sets(network, largest=largest, most=most) if sets is None else sets
     inside = sets[:, network.link_ends]
     crosses = (inside[..., 0] != inside[..., 1]).astype(np.float64)
     alive = np.array([s.alive for s in network.scenarios], dtype=np.float64)

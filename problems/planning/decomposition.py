@@ -12,8 +12,9 @@ import numpy as np
 
 from problems.planning.checkpoint import restore, save
 from problems.planning.construction import cover_cuts, keeps_rules, repair, shortest_path_plan, trim
-from problems.planning.cuts import CutsetPool, cutset_pool, strengthen
+from problems.planning.cuts import CutsetPool, cutset_pool, joined, strengthen
 from problems.planning.explanation import explain_rules, refuse_if_hopeless
+from problems.planning.gating import depth_of, gate_of_variables, gated_depths, gated_row, narrow_sets
 from problems.planning.master import Master
 from problems.planning.network import Array, Network
 from problems.planning.parallel import MapPool, PooledSurvival
@@ -27,11 +28,15 @@ CORE_WEIGHT = 0.5  # of the core in the points that are separated
 ROUND = 4  # failing scenarios after which the master is asked again
 TRANSLATED = 4
 MOST_TRANSLATIONS = 30
+CROSSING_GAP = 0.01  # with set-up prices, plans are crossed while the gap is larger
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where a run stands: seconds used, proven lower bound, cost of the best plan (inf if none)."""
+    """Where an engine stands: seconds used, proven lower bound, cost of the best plan (inf if none).
+
+    Seconds of the trace and of callbacks count all runs of the engine, those of ``run``'s answer that run alone.
+    """
 
     seconds: float
     lower: float
@@ -90,6 +95,8 @@ class Decomposition:
         self._translator = Translator(network, self.survival.binding)
         self.master = Master(network, backend=backend)
         self.metric_cuts: list[MetricCut] = []
+        self._gate_of = gate_of_variables(network)
+        self._is_gated = bool((self._gate_of >= 0).any())
         self.constant = constant
         self.lower = constant if (network.cost >= 0.0).all() else -np.inf
         self.best: Array | None = None
@@ -103,7 +110,7 @@ class Decomposition:
         self._start = start
         self._deadline, self._callback, self._wants_stop = Deadline(None), None, False
         self._checkpoint: Path | None = None
-        self._checkpoint_seconds = self._saved_at = 0.0
+        self._checkpoint_seconds = self._saved_at = self._seconds_before = 0.0
 
     @property
     def upper(self) -> float:
@@ -147,12 +154,13 @@ class Decomposition:
         self._deadline, self._callback, self._wants_stop = deadline, callback, False
         self._checkpoint, self._checkpoint_seconds = None, checkpoint_seconds
         if checkpoint is not None:
-            self._checkpoint, self._saved_at = Path(checkpoint), 0.0
+            self._checkpoint, self._saved_at = Path(checkpoint), self._seconds_before
             if self._pool is None and self._checkpoint.is_file():
                 restore(self, self._checkpoint)
         try:
             return self._work(is_root_only=is_root_only)
         finally:
+            self._seconds_before += deadline.used
             if self._checkpoint is not None:
                 save(self, self._checkpoint)
 
@@ -172,7 +180,7 @@ class Decomposition:
     def _tell(self) -> None:
         self.statistics.lps = self.survival.n_lps
         self.statistics.cuts = len(self.master.rhs)
-        now = Bounds(self._deadline.used, self.lower, self.upper)
+        now = Bounds(self._seconds_before + self._deadline.used, self.lower, self.upper)
         self.statistics.trace.append(now)
         if self._checkpoint is not None and now.seconds - self._saved_at >= self._checkpoint_seconds:
             save(self, self._checkpoint)
@@ -255,6 +263,11 @@ class Decomposition:
             if rhs <= 1e-9 * (1.0 + cut.rhs):
                 continue
             best_row, best_rhs = strengthen(row, rhs, x)
+            if self._is_gated:
+                opened = gated_row(self._gate_of, row, rhs, x)
+                opened_row, opened_rhs = strengthen(opened, rhs, x)
+                if depth_of(opened_row, opened_rhs, x) > depth_of(best_row, best_rhs, x):
+                    best_row, best_rhs = opened_row, opened_rhs
             rows.append(best_row)
             values.append(best_rhs)
             hits += bool(best_rhs - best_row @ x > 1e-6 * (1.0 + abs(best_rhs)))
@@ -269,6 +282,8 @@ class Decomposition:
         if not len(pool.rhs):
             return 0
         depth = pool.rhs - pool.rows @ x
+        if self._is_gated:
+            depth = np.maximum(depth, gated_depths(self._gate_of, pool.rows, pool.rhs, x))
         violated = np.flatnonzero(depth > 1e-4)
         if not len(violated):
             return 0
@@ -276,7 +291,11 @@ class Decomposition:
         order = violated[np.argsort(-depth[violated] / norm)]
         _, first = np.unique(pool.node_set[order], return_index=True)
         chosen = order[np.sort(first)][:most]
-        self.master.add(pool.rows[chosen], pool.rhs[chosen])
+        rows = pool.rows[chosen]
+        if self._is_gated:
+            pairs = zip(rows, pool.rhs[chosen], strict=True)
+            rows = np.array([gated_row(self._gate_of, row, rhs, x) for row, rhs in pairs])
+        self.master.add(rows, pool.rhs[chosen])
         return len(chosen)
 
     # ------------------------------------------------------------------ relaxation
@@ -288,8 +307,38 @@ class Decomposition:
             except ArithmeticError:
                 raise InfeasibleError(explain_rules(self.network, self.master)) from None
             self._raise_lower(value)
-            if not self.add_cutsets(x) or self._is_finished():
+            hits = self.add_cutsets(x)
+            if self._is_gated:
+                hits += self._add_gated(x)
+            if not hits or self._is_finished():
                 return x
+
+    def _add_gated(self, x: Array, *, most: int = 40) -> int:
+        """For links with set-up prices: known metric cuts in the form that is deepest now, and new narrow node sets."""
+        assert self._pool is not None
+        sets = narrow_sets(self.network, x)
+        if len(sets):
+            known = {row.tobytes() for row in self._pool.sets}
+            sets = np.array([row for row in sets if row.tobytes() not in known]).reshape(-1, sets.shape[1])
+        if len(sets):
+            self._pool = joined(self._pool, cutset_pool(self.network, sets=sets))
+            return self.add_cutsets(x)
+        if not self.metric_cuts:
+            return 0
+        weights = np.array([cut.weights for cut in self.metric_cuts])
+        rows = self.network.to_variables(weights)
+        rhs = np.array([cut.rhs for cut in self.metric_cuts]) - weights @ self.network.offset
+        rows, rhs = rows[rhs > 0.0], rhs[rhs > 0.0]
+        depth = gated_depths(self._gate_of, rows, rhs, x) / np.maximum(rhs, 1e-12)
+        chosen = np.argsort(-depth)[:most]
+        better, values = [], []
+        for k in chosen[depth[chosen] > 1e-3]:
+            row, value = strengthen(gated_row(self._gate_of, rows[k], float(rhs[k]), x), float(rhs[k]), x)
+            better.append(row)
+            values.append(value)
+        if better:
+            self.master.add(np.array(better), np.array(values))
+        return len(better)
 
     def _root(self) -> None:
         stalled, last = 0, -np.inf
@@ -379,3 +428,17 @@ class Decomposition:
             return
         self.add_metric_cuts(found, x)
         self.improve(x)
+        if self._is_gated and self.bounds.gap > max(CROSSING_GAP, self.tolerance):
+            self._cross(x)
+
+    def _cross(self, x: Array) -> None:
+        """Best plan on the links that the incumbent or x opens: with set-up prices, choosing links is the hard part."""
+        from problems.planning.neighborhoods import search_box
+
+        if self.best is None:
+            return
+        upper = np.where(self.best + x > 0.5, self.network.upper, 0.0)
+        budget = self._deadline.slice(max(2.0, 0.1 * self._deadline.used))
+        cutoff = self.upper - self.constant
+        found, _ = search_box(self, np.zeros(self.network.n), upper, budget, gap=1e-3, cutoff=cutoff)
+        self.offer(found)

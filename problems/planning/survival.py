@@ -163,6 +163,10 @@ class Deadline:
         """Seconds that are left, at least 0."""
         return max(0.0, self.seconds - self.used)
 
+    def slice(self, seconds: float) -> Deadline:
+        """A budget on the same clock, of at most what is left of this one."""
+        return Deadline(min(seconds, self.left), self._clock)
+
     def is_over(self) -> bool:
         """Whether the budget is spent."""
         return self.left <= 0.0
