@@ -73,8 +73,13 @@ def paint_exact(
     unit = (float(np.abs(reward).max()) or 1.0) / _INTEGER_SCALE
     model.maximize(cp_model.LinearExpr.weighted_sum(x, np.rint(reward / unit).astype(np.int64).tolist()))
     if hint is not None:
+        solid = np.asarray(hint) > 0.5
         for p in range(n):
-            model.add_hint(x[p], int(hint[p] > 0.5))
+            model.add_hint(x[p], int(solid[p]))
+        for t in range(m):  # a complete hint, so that the search starts from it and not from nothing
+            under = solid[table.touch_pixel[table.touch_start[t] : table.touch_start[t + 1]]]
+            model.add_hint(touches[0][t], bool(under.all()))
+            model.add_hint(touches[1][t], not under.any())
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = seconds
     if work is not None:
@@ -82,11 +87,11 @@ def paint_exact(
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = seed
     status = solver.solve(model)
-    bound = (solver.best_objective_bound + n / 2) * unit  # n / 2 pays for the rounding, so that the bound is valid
+    trivial = float(np.maximum(reward, 0).sum())
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return Certificate(
-            None, -np.inf, bound if np.isfinite(bound) else float(np.maximum(reward, 0).sum()), Status.LIMIT
-        )
+        return Certificate(None, -np.inf, trivial, Status.LIMIT)  # a search that has not begun reports a bound of 0
+    bound = (solver.best_objective_bound + n / 2) * unit  # n / 2 pays for the rounding, so that the bound is valid
+    bound = min(bound, trivial)
     answer = np.array([solver.boolean_value(variable) for variable in x], np.int8)
     value = float(reward @ answer)
     is_optimal = status == cp_model.OPTIMAL

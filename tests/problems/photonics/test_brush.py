@@ -175,3 +175,17 @@ def test_ten_thousand_adversarial_rewards():
             reward = np.round(noise)  # many ties
         x = painter.expand(painter.paint(reward.reshape(1000, -1)))
         assert not unpaintable(x, cross()).any()
+
+
+def test_exact_mode_without_time_still_has_a_valid_bound():
+    painter = Painter((24, 24), circle(5))
+    reward = np.random.default_rng(2).standard_normal((1, painter.n))
+    greedy = painter.paint(reward)[0]
+    for work in (1e-9, 0.2):
+        answer = paint_exact(painter.incidence, reward[0], seconds=60.0, work=work, hint=greedy)
+        assert answer.bound >= reward[0] @ greedy
+        if answer.x is not None:  # the complete hint is where the search starts
+            assert answer.value >= reward[0] @ greedy - 1e-9
+    batch = BrushOracle((24, 24), circle(5), exact_seconds=1e-3).solve(-reward)
+    assert batch.status[0] is Status.FEASIBLE
+    assert batch.bound[0] <= batch.objective[0]
