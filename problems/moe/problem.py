@@ -62,6 +62,7 @@ class ExpertPlacement:
     is_convex = False
     exact_is_fast = False
     exact_goes_on = True
+    auto_method = "annealing"  # no other arm of the portfolio comes near it here
 
     def __init__(
         self,
@@ -274,6 +275,12 @@ class ExpertPlacement:
         if self._exact_run is None:
             self._exact_run = ExactRun(self)
         return self._exact_run.run(seconds=seconds, start=start)
+
+    def methods(self) -> Mapping[str, Any]:
+        """``annealing``: the search of ``replan`` and ``exact``, a round a step."""
+        from problems.moe.method import methods
+
+        return methods(self)
 
     # ------------------------------------------------------------------ reports
 

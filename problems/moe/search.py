@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from problems.moe.instance import Cluster, Routing
+from problems.moe.instance import DEFAULT_TRAFFIC_WEIGHT, Cluster, Routing
 from surco.bridge import to_torch
 from surco.protocols import Exact
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 Plan = NDArray[np.bool_]
 
 ROUND_MOVES = 300_000  # of one search by count: about half a CPU second
-FIRST_MOVES = 20_000
+FIRST_MOVES = 60_000  # of a search that goes on; its rounds grow
+MOST_MOVES = 1_200_000
+LEAST_MOVES = 5_000  # not worth another round
 DEFAULT_SECONDS = 5.0
 OPTIMAL_GAP = 1e-9
 HOT, COLD = 0.1, 0.0065  # temperatures, in units of the value of a layer over its slots: a copy is worth that much
-FRESH_HEAT = 10.0  # on the first temperature of a new start in a run that goes on
+FRESH_HEATS = (1.0, 10.0, 3.0)  # factors on the first temperature of new starts in a search that goes on
 SOFT, SHARP = 10.0, 300.0  # sharpness of the smooth largest load at the start and the end
 TRIES = 3
 
@@ -39,6 +41,7 @@ class LayerSearch:
         has_traffic = routing.has_tokens and cluster.nodes > 1 and weight > 0.0
         self.tokens = routing.tokens[layer] if has_traffic else np.zeros((0, 1), dtype=np.int64)
         self.weight = weight * (1.0 - 1.0 / cluster.nodes) / len(self.tokens) if has_traffic else 0.0
+        self.hot = HOT * max(1.0, weight / DEFAULT_TRAFFIC_WEIGHT)  # traffic that weighs more makes higher barriers
         flat = self.tokens.reshape(-1)
         self.entries = np.argsort(flat, kind="stable") // self.tokens.shape[1]
         self.start = np.r_[0, np.cumsum(np.bincount(flat, minlength=len(loads)))]
@@ -63,7 +66,7 @@ class LayerSearch:
         value = kernel.anneal(
             self.loads, self.tokens, self.start, self.entries, x, self.cluster.node_of, self.cluster.slots, self.most,
             np.ones_like(x) if is_free else np.ascontiguousarray(held), x.size if is_free else cap, self.weight,
-            int(moves), max(HOT * heat, COLD) / slots, COLD / slots, SOFT / min(heat, 1.0), SHARP, TRIES,
+            int(moves), max(self.hot * heat, COLD) / slots, COLD / slots, SOFT / min(heat, 1.0), SHARP, TRIES,
             np.array([seed], dtype=np.uint64),
         )  # fmt: skip
         return x, float(value)
@@ -102,30 +105,65 @@ class PlacementSearch:
             if value < self.values[layer]:
                 self.best[layer], self.values[layer] = plan[layer], value
 
-    def round(self, moves: int, *, seed: int = 0, fresh: Plan | None = None, heat: float | None = None) -> None:
+    def round(self, moves: int, *, seed: int = 0, fresh: Plan | None = None, heat: float = 1.0) -> None:
         """One annealing of every layer with ``moves`` in all, from the best plan or from ``fresh`` [L, E, G].
 
-        ``heat`` is a factor on the first temperature; None takes 1 at first, and later, from the best plan, less.
+        Args:
+            moves: how many to try.
+            seed: of the random moves; with the number of rounds done.
+            fresh: a feasible plan to start from in place of the best one.
+            heat: factor on the first temperature.
         """
         share = max(moves // len(self.layers), 1)
-        migration = self.problem.migration
-        start = self.best if fresh is None else fresh
-        if heat is None:
-            heat = 1.0 if self.rounds == 0 else 0.5 ** (1 + self.rounds % 4)
         for layer, search in enumerate(self.layers):
-            held, cap = None, None
-            if migration is not None:
-                held = migration.current[layer]
-                moved = (self.best & ~migration.current).sum(axis=(1, 2))
-                left = migration.cap - int(moved.sum())
-                fair = left // (len(self.layers) - layer)
-                cap = int(moved[layer]) + max(fair, 0)
+            start = self.best[layer] if fresh is None else fresh[layer]
+            held, cap = self._allowance(layer)
+            if held is not None and cap is not None and int((start & ~held).sum()) > cap:
+                start = self.best[layer]  # the fresh plan spends more on this layer than the others leave
             number = (seed * 1_000_003 + self.rounds) * len(self.layers) + layer + 1
-            plan, value = search.anneal(start[layer], moves=share, seed=number, held=held, cap=cap, heat=heat)
+            plan, value = search.anneal(start, moves=share, seed=number, held=held, cap=cap, heat=heat)
             self.moves += share
             if value < self.values[layer]:
                 self.best[layer], self.values[layer] = plan, value
         self.rounds += 1
+
+    def turn(self, *, seed: int = 0, most_moves: int = MOST_MOVES) -> None:
+        """The next round of a search that goes on: longer and longer, by turns from the field's plan and from the best.
+
+        A fresh start is hot, and hotter every other time; a round from the best plan is cold enough to keep its shape.
+        """
+        turn = self.rounds
+        moves = min(FIRST_MOVES * 3**turn, MOST_MOVES, most_moves)
+        if turn % 2 == 0:
+            self.round(moves, seed=seed, fresh=self.problem.start_plans()[0], heat=FRESH_HEATS[turn // 2 % 3])
+        else:
+            self.round(moves, seed=seed, heat=0.25 / 2 ** (turn // 2 % 4))
+
+    def _allowance(self, layer: int) -> tuple[Plan | None, int | None]:
+        """What runs now in a layer, and how many copies it may send; None, None without a cap."""
+        migration = self.problem.migration
+        if migration is None:
+            return None, None
+        moved = (self.best & ~migration.current).sum(axis=(1, 2))
+        left = migration.cap - int(moved.sum())
+        return migration.current[layer], int(moved[layer]) + max(left // (len(self.layers) - layer), 0)
+
+
+class Pace:
+    """How many moves fit into the seconds that are left, from the last rounds."""
+
+    def __init__(self) -> None:
+        self.rate = 0.0  # moves per second
+
+    def moves(self, seconds: float) -> int:
+        """Most moves of the next round; unlimited before the first one, and without a limit."""
+        return int(min(self.rate * seconds, MOST_MOVES)) if self.rate > 0.0 and np.isfinite(seconds) else MOST_MOVES
+
+    def turn(self, search: PlacementSearch, *, seed: int, seconds: float) -> None:
+        """One turn of a search within about ``seconds``."""
+        begin, before = time.perf_counter(), search.moves
+        search.turn(seed=seed, most_moves=max(self.moves(seconds), 1))
+        self.rate = (search.moves - before) / max(time.perf_counter() - begin, 1e-9)
 
 
 class ExactRun:
@@ -135,40 +173,26 @@ class ExactRun:
         self.problem = problem
         self.bound = problem.lower_bound()
         self.search: PlacementSearch | None = None
-        self._moves = FIRST_MOVES
-        self._rate = 0.0  # moves per second of the last round
+        self._pace = Pace()
 
     def run(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
-        """Anneal in growing rounds, by turns from the best plan and afresh, for at most ``seconds`` of wall time."""
+        """Turns of the search for at most ``seconds`` of wall time (5 by default)."""
         problem = self.problem
         deadline = time.perf_counter() + (DEFAULT_SECONDS if seconds is None else max(seconds, 0.0))
-        plans = []
+        plans = [] if self.search is not None else problem.start_plans()[:1]
         if start is not None and float(problem.violation(start)) <= 0.0:
             plans.append(problem.plan_of(start))
-        if self.search is None:
-            plans.extend(problem.start_plans())
-        if self.search is None and not plans:
-            return Exact(None, self.bound)
-        if self.search is None:
-            self.search = PlacementSearch(problem, plans[0])
         for plan in plans:
+            if self.search is None:
+                self.search = PlacementSearch(problem, plan)
             self.search.offer(plan)
-        while (left := deadline - time.perf_counter()) > 0.0 and not self._is_closed():
-            begin, before = time.perf_counter(), self.search.moves
-            moves = self._moves if self.search.rounds < 3 else min(2 * self._moves, 4 * ROUND_MOVES)
-            if self._rate > 0.0:
-                moves = min(moves, int(self._rate * left))
-                if moves < FIRST_MOVES // 4:
-                    break
-            fresh = problem.start_plans()[0] if self.search.rounds % 3 == 1 else None
-            self.search.round(moves, seed=1, fresh=fresh, heat=None if fresh is None else FRESH_HEAT)
-            self._moves = max(self._moves, moves)
-            self._rate = (self.search.moves - before) / max(time.perf_counter() - begin, 1e-9)
+        if self.search is None:
+            return Exact(None, self.bound)
+        while (left := deadline - time.perf_counter()) > 0.0 and self.search.value > self.bound * (1.0 + OPTIMAL_GAP):
+            if self._pace.moves(left) < LEAST_MOVES:
+                break
+            self._pace.turn(self.search, seed=1, seconds=left)
         x = to_torch(self.search.best.reshape(-1))
         value = float(problem.objective(x))
         bound = min(self.bound, value)
         return Exact(x, bound, value <= bound * (1.0 + OPTIMAL_GAP), self.search.moves)
-
-    def _is_closed(self) -> bool:
-        assert self.search is not None
-        return self.search.value <= self.bound * (1.0 + OPTIMAL_GAP)

@@ -100,3 +100,14 @@ def test_cap_is_shared_by_layers():
     problem = surco.make("moe/64e-16g-2n-4l-v0", window=2, current=lists, migration_cap=10)
     plan = problem.replan(moves=40_000)
     assert 0 < (plan & ~running).sum() <= 10
+
+
+def test_auto_is_the_annealing_and_repeats_under_a_budget_in_calls(tmp_path):
+    problem = surco.make("moe/16e-8g-2n-v0", seed=4)
+    first, again = (surco.solve(problem, objective_calls=7, seed=1) for _ in range(2))
+    np.testing.assert_array_equal(first.x, again.x)
+    assert first.method == "annealing"
+    assert first.value < float(problem.objective(problem.heuristics()["lpt"]))
+    surco.solve(problem, objective_calls=6, seed=1, checkpoint=tmp_path)
+    resumed = surco.solve(problem, objective_calls=7, seed=1, checkpoint=tmp_path, resume=True)
+    np.testing.assert_array_equal(first.x, resumed.x)
