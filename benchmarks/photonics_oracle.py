@@ -62,13 +62,14 @@ def against_exact(size: int, brush: str, kind: str, seed: int, seconds: float) -
     begin = time.process_time()
     certificate = paint_exact(painter.incidence, reward[0], seconds=40 * seconds, work=seconds, hint=x[0])
     row |= {
-        "cp_sat": certificate.value / total, "cp_sat_bound": certificate.bound / total,
+        "cp_sat": None if certificate.x is None else certificate.value / total,
+        "cp_sat_bound": certificate.bound / total,
         "cp_sat_status": str(certificate.status), "cp_sat_seconds": time.process_time() - begin,
     }  # fmt: skip
     if certificate.x is not None:
         row["cp_sat_unpaintable"] = int(unpaintable(painter.expand(certificate.x), painter.brush).sum())
-    row["gap_percent"] = 100 * (1 - row["painter"] / row["cp_sat"])
-    row["gap_improved_percent"] = 100 * (1 - row["improved"] / row["cp_sat"])
+        for name in ("painter", "improved"):
+            row[f"{name}_gap_percent"] = 100 * (1 - row[name] / row["cp_sat"])
     return row
 
 
@@ -153,7 +154,7 @@ def main() -> None:
             report["rows"].append(row)
             sys.stdout.write(
                 f"{size:3d} {brush:11s} {kind:7s} painter {row['painter']:.4f} ({row['painter_ms']:.2f} ms)  improved "
-                f"{row['improved']:.4f} ({row['improved_ms']:.2f} ms)  CP-SAT {row['cp_sat']:.4f} bound "
+                f"{row['improved']:.4f} ({row['improved_ms']:.2f} ms)  CP-SAT {row['cp_sat']} bound "
                 f"{row['cp_sat_bound']:.4f} {row['cp_sat_status']} {row['cp_sat_seconds']:.1f} s\n"
             )
             sys.stdout.flush()
