@@ -7,13 +7,13 @@ loop of torch.nn.EmbeddingBag is measured only on request (``--operator embeddin
 
 One GPU: every table of a drawn pool alone and random combinations of 1 to 40 of them, a quarter held out; forward, and
 forward with backward and row-wise Adagrad; device time apart from end-to-end time (see
-``problems.sharding.measured.clocks``). ``--two-gpus`` instead starts one process for each of two GPUs and measures
-all-to-all forward and backward. ``--part 1 --parts 2`` takes every second combination, for a process with a GPU of its
-own. Each finished reading is a line of ``compute.jsonl`` or ``comms.jsonl`` in DIR; a second run with the same settings goes
+``problems.sharding.measured.clocks``). ``--part 1 --parts 2`` takes every second combination, for a process with a GPU
+of its own. ``--two-gpus`` instead starts one process for each of two GPUs and measures all-to-all forward and backward.
+Each finished reading is a line of ``compute.jsonl`` or ``comms.jsonl`` in DIR; a second run with the same settings goes
 on where the first stopped. ``python -m benchmarks.sharding_measured pack DIR`` makes the file that is kept.
 
-FBGEMM on a machine that fetches nothing: its wheel is 465 MB. ``benchmarks/gpu_wheel.sh prepare`` packs it into parts of
-56 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own; there, for each part in turn,
+FBGEMM on a machine that fetches nothing: its wheel is 465 MB. ``benchmarks/gpu_wheel.sh prepare`` packs it into parts
+of 56 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own; there, for each part in turn,
 ``benchmarks/gpu_wheel.sh keep .carry/fbgemm/00``, and then ``. benchmarks/gpu_wheel.sh join`` unpacks the wheel and
 sets PYTHONPATH. A dry run of everything without a GPU:
 

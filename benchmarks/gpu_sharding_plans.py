@@ -172,7 +172,7 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
     text = [
         f"# Whole embedding steps on {lines[0]['world']} x {lines[0]['device']}, {lines[0]['operator']}",
         "",
-        f"{len(lines)} instances; ratio: median step time of the plan over that of `{OURS}`, above 1: slower than ours.",
+        f"{len(lines)} instances; ratio: median step of the plan over that of `{OURS}` (above 1: slower than ours).",
         "",
         "| plan | geometric mean of ratios | 95 % interval | median ratio | instances where it is faster |",
         "|---|---|---|---|---|",

@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,33 +109,31 @@ def _greedy(
     return choice, len(order) * devices
 
 
-def additive_milp(problem: ShardingProblem, fitted: str, *, seconds: float) -> Found:
-    """Best plan of the best fitted additive model: what is left to be won by anything that is not additive.
+def additive_milp(problem: ShardingProblem, fitted: str | None, *, seconds: float) -> Found:
+    """Best plan of an additive model: what is left to be won by anything that is not additive.
 
     Minimizes the sum over the four phases of the largest device sum of the tables' values, with the rules and memory of
-    the problem: local search on the additive model for a third of the time, then CP-SAT from its plan. Compute values
-    come from networks of the same campaign with an additive head; an exchange is linear in the bytes, with its
-    slope at balance. Intercepts are the same for all plans.
+    the problem: first local search on the additive model for a third of the time, then CP-SAT from its plan. Intercepts
+    are the same for all plans.
 
     Args:
         problem: with a measured cost.
-        fitted: file of networks with the head ``additive``.
+        fitted: file of networks with the head ``additive``, trained on the same campaign: the best fitted additive
+            model (an exchange is linear in the bytes, with its slope at balance). None takes the tangent plane of the
+            problem's own networks at balance instead; then a greedy plan starts CP-SAT.
         seconds: wall seconds.
     """
     from ortools.sat.python import cp_model
 
-    model = problem.cost_model
-    assert isinstance(model, MeasuredCost)
-    stand_in = ShardingProblem.from_spec(
-        {**problem.spec, "cost_model": {**model.to_json(), "network": fitted, "temperature_ms": 0.0}}
-    )
-    head = stand_in.cost_model.networks().compute.settings["head"]  # type: ignore[attr-defined]
-    if head != Head.ADDITIVE:
-        raise InvalidInputError(f"Expected networks with an additive head, got {head!r}.")
-    loads = stand_in.single_ms  # [4, G, D]
-    searched = stand_in.exact(seconds=seconds / 3.0).x
+    if fitted is None:
+        loads = problem.single_ms  # [4, G, D]
+        begin = rules.balance(problem, loads.sum(0))
+    else:
+        stand_in = additive_stand_in(problem, fitted)
+        loads = stand_in.single_ms
+        searched = stand_in.exact(seconds=seconds / 3.0).x
+        begin = None if searched is None else problem.oracle.choice(searched.numpy()[None])[0]
     oracle = problem.oracle
-    start = None if searched is None else oracle.choice(searched.numpy()[None])[0]
     top = float(loads.sum(0).max(axis=1).sum())
     unit = max(top, 1e-300) / RESOLUTION
     whole = np.round(loads / unit).astype(np.int64)
@@ -159,8 +157,8 @@ def additive_milp(problem: ShardingProblem, fitted: str, *, seconds: float) -> F
             program.add(sum(int(whole[phase, g, d]) * on[g, d] for g in here) <= slowest[phase])
         program.add(sum(int(used[g]) * on[g, d] for g in here) <= math.floor(oracle.capacity[d] / byte_unit))
     program.minimize(sum(slowest))
-    if start is not None:
-        start = oracle.canonical(start[None])[0]
+    if begin is not None:
+        start = oracle.canonical(begin[None])[0]
         for (g, d), variable in on.items():
             program.add_hint(variable, bool(start[g] == d))
     solver = cp_model.CpSolver()
@@ -170,12 +168,27 @@ def additive_milp(problem: ShardingProblem, fitted: str, *, seconds: float) -> F
     solver.parameters.relative_gap_limit = 1e-4
     status = solver.solve(program)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return Found(start)
+        return Found(begin)
     choice = np.zeros(groups, dtype=np.int64)
     for (g, d), variable in on.items():
         if solver.boolean_value(variable):
             choice[g] = d
     return Found(choice, 0, solver.best_objective_bound * unit)
+
+
+def additive_stand_in(problem: ShardingProblem, fitted: str) -> ShardingProblem:
+    """The same problem with the additive networks of a file as its cost.
+
+    Raises:
+        InvalidInputError: the networks have another head.
+    """
+    model = problem.cost_model
+    assert isinstance(model, MeasuredCost)
+    other = replace(model, network=fitted, temperature_ms=0.0)
+    head = other.networks().compute.settings["head"]
+    if head != Head.ADDITIVE:
+        raise InvalidInputError(f"Expected networks with an additive head, got {head!r}.")
+    return ShardingProblem.from_spec({**problem.spec, "cost_model": other.to_json()})
 
 
 def torchrec_plan(problem: ShardingProblem) -> Found:
