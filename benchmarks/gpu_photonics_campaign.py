@@ -330,7 +330,7 @@ def campaign(options: argparse.Namespace) -> int:
                 if not cell.run(deadline):
                     logger.info("%s stopped at step %d", name, len(cell.groups[0].history))
                     return 0
-                row = cell.summary() | {"setup_seconds": setup} | machine
+                row: dict[str, Any] = cell.summary() | {"setup_seconds": setup} | machine
                 kept[f"{name}/designs"] = np.packbits(cell.designs(), axis=1)
                 kept[f"{name}/history"] = cell.history.astype(np.float32)
                 np.savez_compressed(archive, **kept)  # type: ignore[arg-type]
@@ -338,9 +338,9 @@ def campaign(options: argparse.Namespace) -> int:
                     file.write(json.dumps(row) + "\n")
                 cell.file.unlink(missing_ok=True)
                 logger.info(
-                    "%-32s met %d/%d  best %.3f  median %.3f  steps to spec %s  %.0f s (waiting for the painter %.0f s)",
+                    "%-32s met %d/%d  best %.3f  median %.3f  steps to spec %s  %.0f s (%.0f of them for the painter)",
                     name, row["met"], len(row["seeds"]), row["best"], row["median"],
-                    sorted(s for s in row["steps_to_spec"] if s)[:20], row["seconds"], row["seconds_waiting_for_painter"],
+                    sorted(s for s in row["steps_to_spec"] if s), row["seconds"], row["seconds_waiting_for_painter"],
                 )  # fmt: skip
     return 0
 

@@ -49,7 +49,8 @@ def against_exact(size: int, brush: str, kind: str, seed: int, seconds: float) -
     better = Painter(shape, parse_brush(brush, 40.0), sweeps=4)
     reward = painter.collapse(pixels[None])
     total = float(np.maximum(reward, 0).sum())
-    painter.paint(reward), better.paint(reward)
+    for one in (painter, better):  # compile first
+        one.paint(reward)
     row: dict[str, Any] = {"size": size, "brush": brush, "reward": kind, "seed": seed}
     x = np.zeros((1, painter.n))
     for name, one in (("painter", painter), ("improved", better)):

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import surco
+from problems.photonics.family import family as photonic_family
 from problems.photonics.methods import latent_hybrid, pass_through
 from surco.instance_family import Split
 
@@ -50,6 +51,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def show(line: dict[str, Any]) -> None:
+    """A line of the training's log."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Train, then try."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,23 +69,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    family = surco.family(f"photonics/{options.device}-40nm-random-v0")
+    family = photonic_family(f"photonics/{options.device}-40nm-random-v0")
     begin = time.process_time()
     prior = surco.train(
         family, steps=options.steps, batch=options.batch, step_size=options.step_size, instances=64, validation=8,
         validate_every=50, patience=10_000, out=options.out, resume=True,
-        progress=lambda line: sys.stdout.write(json.dumps(line) + "\n") and sys.stdout.flush(),
+        progress=show,
     )  # fmt: skip
     report: dict[str, Any] = {
         "family": family.id, "steps": options.steps, "batch": options.batch, "step_size": options.step_size,
         "training_cpu_seconds": time.process_time() - begin, "best_step": prior.training["best_step"],
         "validation_regret": prior.training["validation_regret"], "methods": {},
     }  # fmt: skip
-    tests = family.parts[Split.TEST]  # type: ignore[attr-defined]
+    tests = family.parts[Split.TEST]
     chosen = [tests[k] for k in np.random.default_rng(0).permutation(len(tests))[: options.tests]]
     rows: dict[str, list[dict[str, Any]]] = {}
     for number, geometry in enumerate(chosen):
-        problem = family.problem(geometry)  # type: ignore[attr-defined]
+        problem = family.problem(geometry)
         runs = {
             "prior": lambda p=problem: tried(p, "prior", 1, 0, prior=prior),
             "pass_through": lambda p=problem, s=number: tried(p, pass_through(), options.calls, s),

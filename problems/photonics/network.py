@@ -49,7 +49,7 @@ class DesignNetwork(nn.Module):
         self.last = nn.Conv2d(hidden, 1, 1)
         with torch.no_grad():  # start around the solid design, as the latents of pass-through do
             self.last.weight.mul_(0.3)
-            self.last.bias.fill_(0.15)
+            torch.nn.init.constant_(self.last.bias, 0.15)  # type: ignore[arg-type]
         low = brush.diameter // 2
         self.pad = (low, brush.diameter - 1 - low) * 2
         kernel = torch.from_numpy(brush.mask).float()
