@@ -74,4 +74,4 @@ def test_other_devices_do_not_fit():
         ("photonics/bend-40nm-v0", {"brush": "circle-5px"}),
     ):
         with pytest.raises(InvalidInputError, match="Expected"):
-            family.features(DOMAIN.make(id, **overrides))
+            source.features(DOMAIN.make(id, **overrides))
