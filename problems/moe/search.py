@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 Plan = NDArray[np.bool_]
 
 ROUND_MOVES = 300_000  # of one search by count: about half a CPU second
-FIRST_MOVES = 60_000  # of a search that goes on; its rounds grow
+FIRST_MOVES = 20_000  # of a search that goes on: it tells the pace; later rounds grow
 MOST_MOVES = 1_200_000
+SAFE_SHARE = 0.8  # of the seconds left that a round may plan with
 LEAST_MOVES = 5_000  # not worth another round
 DEFAULT_SECONDS = 5.0
 OPTIMAL_GAP = 1e-9
@@ -133,8 +134,8 @@ class PlacementSearch:
         A fresh start is hot, and hotter every other time; a round from the best plan is cold enough to keep its shape.
         """
         turn = self.rounds
-        moves = min(FIRST_MOVES * 3**turn, MOST_MOVES, most_moves)
-        if turn % 2 == 0:
+        moves = min(ROUND_MOVES * 2 ** (turn - 1) if turn else FIRST_MOVES, MOST_MOVES, most_moves)
+        if turn % 2 == 1:
             self.round(moves, seed=seed, fresh=self.problem.start_plans()[0], heat=FRESH_HEATS[turn // 2 % 3])
         else:
             self.round(moves, seed=seed, heat=0.25 / 2 ** (turn // 2 % 4))
@@ -157,7 +158,11 @@ class Pace:
 
     def moves(self, seconds: float) -> int:
         """Most moves of the next round; unlimited before the first one, and without a limit."""
-        return int(min(self.rate * seconds, MOST_MOVES)) if self.rate > 0.0 and np.isfinite(seconds) else MOST_MOVES
+        return (
+            int(min(SAFE_SHARE * self.rate * seconds, MOST_MOVES))
+            if self.rate > 0.0 and np.isfinite(seconds)
+            else MOST_MOVES
+        )
 
     def turn(self, search: PlacementSearch, *, seed: int, seconds: float) -> None:
         """One turn of a search within about ``seconds``."""

@@ -104,10 +104,10 @@ def test_cap_is_shared_by_layers():
 
 def test_auto_is_the_annealing_and_repeats_under_a_budget_in_calls(tmp_path):
     problem = surco.make("moe/16e-8g-2n-v0", seed=4)
-    first, again = (surco.solve(problem, objective_calls=7, seed=1) for _ in range(2))
+    first, again = (surco.solve(problem, objective_calls=6, seed=1) for _ in range(2))
     np.testing.assert_array_equal(first.x, again.x)
     assert first.method == "annealing"
     assert first.value < float(problem.objective(problem.heuristics()["lpt"]))
-    surco.solve(problem, objective_calls=6, seed=1, checkpoint=tmp_path)
-    resumed = surco.solve(problem, objective_calls=7, seed=1, checkpoint=tmp_path, resume=True)
+    surco.solve(problem, objective_calls=5, seed=1, checkpoint=tmp_path)
+    resumed = surco.solve(problem, objective_calls=6, seed=1, checkpoint=tmp_path, resume=True)
     np.testing.assert_array_equal(first.x, resumed.x)
