@@ -110,7 +110,7 @@ class Exchange:
         width = self.widths[self.rank]
         received = gradient.new_empty(len(self.widths) * self.batch * width)
         dist.all_to_all_single(received, gradient, self._by_target(), self._by_source())
-        return received.reshape(-1, width)
+        return received.reshape(len(self.widths) * self.batch, width)  # a rank without tables has width 0
 
     def _by_source(self) -> list[int]:
         return [self.batch * width for width in self.widths]
