@@ -56,6 +56,7 @@ def test_the_loop_is_pass_through(options):
         state = method.init(counted, generator=torch.Generator().manual_seed(seed))
         for row in range(5):
             state, estimate = method.step(counted, state, generator=torch.Generator())
+            assert estimate is not None
             assert problem.metric(estimate.atoms[0, 0]) == pytest.approx(history[row, column], abs=1e-6)
 
 
