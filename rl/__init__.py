@@ -14,3 +14,8 @@ if find_spec("gymnasium") is not None:
         entry_point="rl.planning_env:NetworkPlanningEnv",
         vector_entry_point="rl.vector_env:VectorPlanningEnv",
     )
+    gymnasium.register(
+        "surco/TableSharding-v0",
+        entry_point="rl.sharding_env:ShardingEnv",
+        vector_entry_point="rl.sharding_env:ShardingVectorEnv",
+    )

@@ -59,8 +59,6 @@ def make_vector_env(seed: int, *, id: str, options: str, num_envs: int) -> Vecto
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
-    import rl.sharding_env  # noqa: F401 - registers itself
-
     module, _, name = id.rpartition(":")
     if module:
         import importlib

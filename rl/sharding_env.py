@@ -254,9 +254,3 @@ def _play(
 
 def _row(observation: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     return {key: value[0] for key, value in observation.items()}
-
-
-if ID not in gymnasium.registry:
-    gymnasium.register(
-        ID, entry_point="rl.sharding_env:ShardingEnv", vector_entry_point="rl.sharding_env:ShardingVectorEnv"
-    )
