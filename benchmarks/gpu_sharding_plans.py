@@ -190,7 +190,7 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
         [(line["predicted_ms"][n], ms) for line in lines for n, ms in line["measured_ms"].items()], dtype=float
     )
     error = 100.0 * np.abs(pairs[:, 0] / pairs[:, 1] - 1.0)
-    rank = np.corrcoef(pairs.argsort(0).argsort(0).T)[0, 1]
+    rank = float(np.asarray(np.corrcoef(pairs.argsort(0).argsort(0).T))[0, 1])
     text += [
         "",
         f"Predicted against measured step time of {len(pairs)} plans: MAPE {error.mean():.1f} % (median "

@@ -13,7 +13,7 @@ import torch
 
 import surco
 from problems.sharding import DataType, Device, Optimizer, ShardingProblem, Table, Workload
-from problems.sharding.measured import CostNetworks, Head, MeasuredCost, planners
+from problems.sharding.measured import Comms, CostNetworks, Head, MeasuredCost, planners
 from problems.sharding.measured.inputs import draw_pool
 from problems.sharding.measured.records import Campaign
 from problems.sharding.measured.training import fit
@@ -153,7 +153,7 @@ def test_what_was_not_measured_is_refused(network_file: Path, caplog: pytest.Log
 def test_equal_tables_and_more_devices_than_tables_give_numbers(network_file: Path) -> None:
     tables = [Table(f"t{k}", 1000, 16, 2.0) for k in range(3)]
     problem = ShardingProblem(
-        tables, [Device(f"d{d}", 2**34) for d in range(5)], MeasuredCost(str(network_file), "none")
+        tables, [Device(f"d{d}", 2**34) for d in range(5)], MeasuredCost(str(network_file), Comms.NONE)
     )
     result = surco.solve(problem, "auto", seconds=0.5, seed=0)
     assert math.isfinite(result.value)

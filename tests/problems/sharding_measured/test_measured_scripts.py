@@ -91,7 +91,7 @@ def test_clock_counts_calls_and_sees_work() -> None:
 
     def work(k: int) -> None:
         seen.append(k)
-        matrix @ matrix
+        torch.mm(matrix, matrix)
 
     reading = Clock(CPU, calls=2, repeats=3, warm_up=1).read(work)
     assert len(seen) == 1 + 3 * (2 + 2)
@@ -109,6 +109,7 @@ def run(module: str, *words: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_measure_pack_train_plan_and_run_end_to_end(tmp_path: Path, synthetic: Campaign) -> None:
     """The whole chain on a CPU, small: only the lookups and exchanges of the networks are synthetic."""
