@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from surco import __version__
 from surco.errors import InfeasibleError, InvalidInputError, MissingExtraError, NoDesignError, SurcoError
@@ -65,6 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"error: {message(error)}\n")
         return exit_code(error)
+
+
+def entry() -> NoReturn:
+    """Run the command line as a process of its own."""
+    code = main()
+    if "surco.worker" in sys.modules:
+        from surco import worker
+
+        if worker.has_left_any():  # the result is out; a solver that does not stop must not abort the exit
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    raise SystemExit(code)
 
 
 def exit_code(error: BaseException) -> int:
@@ -123,4 +136,4 @@ def _sentence(line: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    entry()

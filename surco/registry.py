@@ -33,7 +33,7 @@ class Domain(Protocol):
         ...
 
     def make(self, id: str, **overrides: Any) -> Problem:
-        """Build the problem of that id."""
+        """Build the problem of that id; an UnknownIdError names what there is instead."""
         ...
 
     def from_spec(self, spec: Mapping[str, Any]) -> Problem:
@@ -94,10 +94,7 @@ def make(id: str, /, **overrides: Any) -> Problem:
     name = id.partition("/")[0]
     if name not in domain_names():
         raise UnknownIdError(f"No problem `{id}`.{closest(id, ids())}")
-    domain = _domain(name)
-    if id not in domain.ids():
-        raise UnknownIdError(f"No problem `{id}`.{closest(id, domain.ids())}")
-    return domain.make(id, **overrides)
+    return _domain(name).make(id, **overrides)
 
 
 def from_spec(spec: Mapping[str, Any]) -> Problem:

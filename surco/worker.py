@@ -40,11 +40,19 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
+_left: list[_Job] = []  # behind: their threads may still run
 _lock = threading.Lock()
 
 
 class HungError(Exception):
     """The function did not return in time."""
+
+
+def has_left_any() -> bool:
+    """Whether a thread that was left behind still runs; compiled code in it can abort an interpreter that ends."""
+    with _lock:
+        _left[:] = [job for job in _left if not job.done.is_set()]
+        return bool(_left)
 
 
 def run(function: Callable[[], Any], seconds_to_wait: Callable[[], float], *, threads: int = 1) -> Any:
@@ -65,6 +73,8 @@ def run(function: Callable[[], Any], seconds_to_wait: Callable[[], float], *, th
     while not job.done.is_set():
         left = seconds_to_wait()
         if left <= 0:
+            with _lock:
+                _left.append(job)
             raise HungError
         job.done.wait(min(left, 0.5))  # short waits let Ctrl-C in
     with _lock:

@@ -308,6 +308,32 @@ def test_interruption_returns_the_incumbent(number: int, tmp_path: Path) -> None
     assert json.loads((out / "result.json").read_text())["status"] == "interrupted"
 
 
+def test_a_solver_that_hangs_cannot_spoil_the_exit(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from surco import worker\n"
+        "from surco.cli import entry\n"
+        "try:\n"
+        "    worker.run(lambda: time.sleep(600), lambda: -1.0)\n"
+        "except worker.HungError:\n"
+        "    assert worker.has_left_any()\n"
+        "sys.argv = ['surco', 'list', 'toy/choose']\n"
+        "import atexit; atexit.register(lambda: print('a normal end'))\n"
+        "entry()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("toy/choose-v0")
+    assert "a normal end" not in done.stdout  # the interpreter was not torn down under a running thread
+
+
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     script = f"{sys.executable} -m surco.cli list | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from solvers.oracle import Array, OracleBatch, Status
 from surco.atomic import write_text
-from surco.errors import InvalidInputError
+from surco.errors import InvalidInputError, UnknownIdError
+from surco.registry import closest
 from tests.surco.toys import ChooseK
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,6 +121,8 @@ class _Domain:
 
     def make(self, id: str, **overrides: Any) -> Choice:
         kind = id.removeprefix("toy/").removesuffix("-v0")
+        if kind not in self.kinds:
+            raise UnknownIdError(f"No problem `{id}`.{closest(id, self.ids())}")
         unknown = set(overrides) - {"seed"}
         if unknown:
             raise InvalidInputError(f"Expected only `seed` as override, got {sorted(unknown)}.")
