@@ -41,6 +41,7 @@ ACCESS_KINDS: dict[str, type[Access]] = {
     "zipf_mandelbrot": ZipfMandelbrot,
     "reuse_histogram": ReuseHistogram,
 }
+MOST_DEVICES = 4096  # of one entry: every table has a variable on each
 TOP_KEYS = ("domain", "id", "tables", "devices", "workload", "cost_model", "constraints", "break_symmetry")
 T = TypeVar("T")
 
@@ -185,6 +186,10 @@ def devices_from_json(entry: Any, where: str) -> list[Device]:
         return [build(Device, values, where)]
     count, per_host = values.pop("count"), values.pop("per_host", None)
     check_int(count, f"{where}.count", minimum=1)
+    if count > MOST_DEVICES:
+        raise InvalidInputError(
+            f"Expected {where}.count to be at most {MOST_DEVICES}, got {count}. Plan a host, or a group of hosts, at a time."
+        )
     if per_host is not None:
         check_int(per_host, f"{where}.per_host", minimum=1)
     first = build(Device, values, where)

@@ -63,6 +63,7 @@ def test_minimal_spec_and_device_counts():
             "17 non-negative shares",
         ),
         ({"devices": [{"name": "d", "memory_bytes": -1}]}, "memory_bytes.*-1"),
+        ({"devices": [{"name": "d", "memory_bytes": 1, "count": 100_000}]}, "at most 4096, got 100000"),
         ({"devices": [{"name": "d", "memory_bytes": 1, "per_host": 2}]}, "'per_host' goes with 'count'"),
         ({"devices": [{"name": "d", "memory_bytes": 1, "hbm_gib_per_s": 0}]}, "hbm_gib_per_s.*above 0"),
         ({"devices": [{"name": "d", "memory_bytes": 1}, {"name": "d", "memory_bytes": 1}]}, "two devices named 'd'"),
