@@ -188,7 +188,7 @@ def devices_from_json(entry: Any, where: str) -> list[Device]:
     check_int(count, f"{where}.count", minimum=1)
     if count > MOST_DEVICES:
         raise InvalidInputError(
-            f"Expected {where}.count to be at most {MOST_DEVICES}, got {count}. Plan a host, or a group of hosts, at a time."
+            f"Expected {where}.count to be at most {MOST_DEVICES}, got {count}. Plan a group of hosts at a time."
         )
     if per_host is not None:
         check_int(per_host, f"{where}.per_host", minimum=1)
