@@ -46,17 +46,22 @@ class StallGuard:
         self.nans = 0
         self._grown = self._seen = time.monotonic()
         self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self._grown = self._seen = time.monotonic()
         if self._rescue is not None:
-            threading.Thread(target=self._watch, name="stall-guard", daemon=True).start()
+            self._thread = threading.Thread(target=self._watch, name="stall-guard", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        if self._thread is not None:
+            self._thread.join()  # else it might free tensors while the interpreter ends, which aborts the process
+            self._thread = None
 
     def observe(self, steps: int, *figures: float | None) -> None:
         """Take the step counter, and figures that should be numbers; None is one that is not known this time.

@@ -6,8 +6,10 @@ Ctrl-C: it returns what is known and leaves the hanging thread behind (a daemon,
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +41,7 @@ class _Worker:
             job.done.set()
 
 
+EXIT_SECONDS = 3.0  # for threads that are late when the interpreter ends
 _idle: list[_Worker] = []
 _left: list[_Job] = []  # behind: their threads may still run
 _lock = threading.Lock()
@@ -53,6 +56,14 @@ def has_left_any() -> bool:
     with _lock:
         _left[:] = [job for job in _left if not job.done.is_set()]
         return bool(_left)
+
+
+@atexit.register
+def _wait_for_left() -> None:
+    """Let a thread that is only late end before the interpreter does."""
+    end = time.monotonic() + EXIT_SECONDS
+    while has_left_any() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def run(function: Callable[[], Any], seconds_to_wait: Callable[[], float], *, threads: int = 1) -> Any:
