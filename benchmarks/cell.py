@@ -38,6 +38,8 @@ class CpuLimit:
     def stop(self) -> None:
         """End the watch."""
         self._over.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _watch(self, ledger: Ledger) -> None:
         while not self._over.wait(WATCH_SECONDS):
