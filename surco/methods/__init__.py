@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import sys
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -42,6 +44,12 @@ GROUP = "surco.methods"
 
 def installed_methods() -> dict[str, Any]:
     """Methods of other rooms and distributions, name -> entry point; they are loaded when they are first asked for."""
+    return _points(tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=4)
+def _points(path: tuple[str, ...]) -> dict[str, Any]:
+    """Entry points that are visible on this search path; reading them takes milliseconds, more than a small solve."""
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in METHODS}
 
 
