@@ -64,20 +64,26 @@ def dlrm(
     Without ``memory_gib`` the devices are the smallest of 80, 141, 192, 288 GiB whose total holds the tables with a
     tenth to spare and whose every one holds the largest table.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
-    drawn = dlrm_tables(
-        tables,
-        rng=np.random.default_rng(seed),
-        dims=tuple(dims),
-        rows_sigma=rows_sigma,
-        pooling_sigma=pooling_sigma,
-    )
+    drawn = _tables(tables, seed, dims=dims, rows_sigma=rows_sigma, pooling_sigma=pooling_sigma)
     workload = Workload(batch_size=batch_size, reserve=reserve)
     if memory_gib is None:
         memory_gib = _memory_gib(drawn, workload, count, seed, must_hold_each=True)
     is_h100 = isinstance(cost_model, FusedCost)
     return ShardingProblem(drawn, devices(count, memory_gib, is_h100=is_h100), cost_model, workload=workload, id=id)
+
+
+def _tables(
+    count: int, seed: int, *, dims: tuple[int, ...], rows_sigma: float, pooling_sigma: float
+) -> tuple[Table, ...]:
+    """Tables drawn by a seed.
+
+    Raises:
+        InvalidInputError: no such seed.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
+    rng = np.random.default_rng(seed)
+    return dlrm_tables(count, rng=rng, dims=tuple(dims), rows_sigma=rows_sigma, pooling_sigma=pooling_sigma)
 
 
 def _memory_gib(tables: Sequence[Table], workload: Workload, count: int, seed: int, *, must_hold_each: bool) -> float:
@@ -118,15 +124,7 @@ def joint(
     Without ``memory_gib`` the devices are the smallest of 80, 141, 192, 288 GiB whose total holds the tables with a
     tenth to spare.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
-    drawn = dlrm_tables(
-        tables,
-        rng=np.random.default_rng(seed),
-        dims=tuple(dims),
-        rows_sigma=rows_sigma,
-        pooling_sigma=pooling_sigma,
-    )
+    drawn = _tables(tables, seed, dims=dims, rows_sigma=rows_sigma, pooling_sigma=pooling_sigma)
     workload = Workload(batch_size=batch_size, reserve=reserve)
     if memory_gib is None:
         memory_gib = _memory_gib(drawn, workload, count, seed, must_hold_each=False)

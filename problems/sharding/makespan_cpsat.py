@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from problems.sharding.symmetry import Index
 from solvers.oracle import Array
 
 if TYPE_CHECKING:
+    from ortools.sat.python import cp_model
+
     from problems.sharding.oracle import PlacementOracle
 
 RESOLUTION = 10**7  # integer units of the incumbent's value; one unit per group is lost to rounding at most
@@ -26,6 +29,27 @@ class MakespanAnswer:
     bound: float
     is_infeasible: bool = False
     branches: int = 0
+
+
+def add_placement(
+    model: cp_model.CpModel, oracle: PlacementOracle
+) -> tuple[NDArray[np.bool_], dict[tuple[int, int], Any]]:
+    """Add one literal for each group and device that may meet, alike devices in canonical order; one device a group.
+
+    Returns:
+        [G, D], which may meet, and (g, d) -> literal.
+    """
+    may = np.isfinite(oracle.blocked)
+    groups, devices = may.shape
+    position = np.empty(groups, dtype=np.int64)
+    position[oracle.order] = np.arange(groups)
+    for members in oracle.classes:
+        for k, d in enumerate(members):
+            may[:, d] &= position >= k
+    on = {(int(g), int(d)): model.new_bool_var("") for g, d in np.argwhere(may)}
+    for g in range(groups):
+        model.add_exactly_one(on[g, d] for d in range(devices) if may[g, d])
+    return may, on
 
 
 def solve_makespan(
@@ -65,15 +89,7 @@ def solve_makespan(
     used = np.ceil(oracle.memory / byte_unit).astype(np.int64)
 
     model = cp_model.CpModel()
-    may = np.isfinite(oracle.blocked)
-    position = np.empty(groups, dtype=np.int64)
-    position[oracle.order] = np.arange(groups)
-    for members in oracle.classes:
-        for k, d in enumerate(members):
-            may[:, d] &= position >= k
-    on = {(int(g), int(d)): model.new_bool_var("") for g, d in np.argwhere(may)}
-    for g in range(groups):
-        model.add_exactly_one(on[g, d] for d in range(devices) if may[g, d])
+    may, on = add_placement(model, oracle)
     slowest = model.new_int_var(max(0, math.floor(lower / unit) - groups), RESOLUTION + 1, "")
     for d in range(devices):
         here = [g for g in range(groups) if may[g, d]]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from problems.sharding import rules
+from problems.sharding.makespan_cpsat import add_placement
 from problems.sharding.measured.cost import BoundMeasured, MeasuredCost
 from problems.sharding.measured.network import Head
 from problems.sharding.problem import ShardingProblem
@@ -141,15 +142,7 @@ def additive_milp(problem: ShardingProblem, fitted: str | None, *, seconds: floa
     used = np.ceil(oracle.memory / byte_unit).astype(np.int64)
     groups, devices = loads.shape[1:]
     program = cp_model.CpModel()
-    may = np.isfinite(oracle.blocked)
-    position = np.empty(groups, dtype=np.int64)
-    position[oracle.order] = np.arange(groups)
-    for members in oracle.classes:
-        for k, d in enumerate(members):
-            may[:, d] &= position >= k
-    on = {(int(g), int(d)): program.new_bool_var("") for g, d in np.argwhere(may)}
-    for g in range(groups):
-        program.add_exactly_one(on[g, d] for d in range(devices) if may[g, d])
+    may, on = add_placement(program, oracle)
     slowest = [program.new_int_var(0, RESOLUTION + groups, "") for _ in range(4)]
     for d in range(devices):
         here = [g for g in range(groups) if may[g, d]]
