@@ -12,21 +12,16 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rl.ray_processes import MARK, end_processes, guardian
 from surco.errors import InvalidInputError, MissingExtraError
 
 LOCAL = "local"
-MARK = "SURCO_RAY_SESSION"
-"""Environment variable that every Ray process started here inherits; its value is unique."""
-
 STORE_BYTES = 150 * 2**20
-END_SECONDS = 15.0
 _SETTINGS = {  # of Ray processes that are started here, where the user has not set them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -96,36 +91,11 @@ def session(
         yield ray
 
 
-def marked_processes(mark: str, *, name: str = MARK) -> dict[int, str]:
-    """Living processes started with an environment variable: number -> start of the command line; {} without /proc."""
-    found: dict[int, str] = {}
-    wanted = f"{name}={mark}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:300]
-        except (OSError, ValueError):  # it ended meanwhile, or belongs to somebody else
-            continue
-    return found
-
-
-def end_processes(mark: str, *, seconds: float = END_SECONDS) -> None:
-    """Wait for marked processes to end by themselves, then end them by number."""
-    deadline = time.monotonic() + seconds
-    while left := marked_processes(mark):
-        if time.monotonic() < deadline:
-            time.sleep(0.05)
-            continue
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.2)
-
-
 def _start(ray: Any, stack: contextlib.ExitStack, cpus: int, auth: str | None, store_bytes: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="surco-ray-", dir=_short_folder()))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     mark = secrets.token_hex(8)
+    stack.enter_context(guardian(mark, folder))
     stack.callback(end_processes, mark)
     settings = {MARK: mark, **{k: v for k, v in _SETTINGS.items() if k not in os.environ}}
     mode = auth or os.environ.get("RAY_AUTH_MODE", "token").lower()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rl.ray_session import MARK, end_processes, marked_processes
+from rl.ray_processes import MARK, end_processes, marked_processes
 from surco.errors import SurcoError
 
 START_SECONDS = 180.0

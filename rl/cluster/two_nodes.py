@@ -24,7 +24,7 @@ from typing import Any
 
 from rl.cluster.nodes import Cluster, ClusterError, Ports
 from rl.journal import read
-from rl.ray_session import marked_processes
+from rl.ray_processes import marked_processes
 from rl.stall import EXIT_CODE
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,8 @@ from benchmarks import cell as cells
 from benchmarks.pool import run_on
 from benchmarks.suite import Cell, Instance, MethodRow
 from rl.pool import LostWorkerError, RayPool
-from rl.ray_session import MARK, end_processes, marked_processes, session
+from rl.ray_processes import MARK, end_processes, marked_processes
+from rl.ray_session import session
 from surco.errors import InvalidInputError, MissingExtraError
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,31 @@ with RayPool("local", cpus=1) as pool:
     while marked_processes(tag, name=TAG) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert marked_processes(tag, name=TAG) == {}
+
+
+def test_the_guardian_ends_what_a_killed_process_leaves(tmp_path: Path) -> None:
+    mark, folder = secrets.token_hex(8), tmp_path / "session"
+    folder.mkdir()
+    code = f"""
+import os, pathlib, subprocess, sys, time
+from rl.ray_processes import MARK, guardian
+with guardian({mark!r}, pathlib.Path({str(folder)!r}), seconds=0.5):
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    subprocess.Popen(command, env={{**os.environ, MARK: {mark!r}}}, start_new_session=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not marked_processes(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert marked_processes(mark)
+    assert folder.exists()
+    process.kill()
+    process.wait()
+    while (marked_processes(mark) or folder.exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert marked_processes(mark) == {}
+    assert not folder.exists()
 
 
 def test_only_marked_processes_are_ended() -> None:

@@ -16,7 +16,7 @@ from rl import policy as policies
 from rl.config import load
 from rl.environments import PLANNING, SHARDING, EnvSpec, policy_config
 from rl.journal import read
-from rl.ray_session import marked_processes
+from rl.ray_processes import marked_processes
 from rl.rllib import load_policy, ppo_config
 from rl.rllib_train import CHECKPOINT, train
 from surco.errors import InvalidInputError
