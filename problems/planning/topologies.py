@@ -77,14 +77,19 @@ def drawn_names() -> tuple[str, ...]:
     return tuple(name for name in sndlib_names() if name not in sane_names())
 
 
-def link_lengths_km(data: Mapping[str, Any], *, is_drawing: bool) -> NDArray[np.float64]:
+def link_lengths_km(
+    data: Mapping[str, Any], *, is_drawing: bool, has_whole_lengths: bool = True
+) -> NDArray[np.float64]:
     """[m] whole kilometers, at least 1: topohub's ``dist``, or scaled straight lines where positions are a drawing.
 
-    A drawing has no scale, so its mean link counts as 100 km; topohub's ``dist`` of a drawing is a great circle between
+    Without ``has_whole_lengths``, ``dist`` is kept to the meter (at least one), since links of a city are short. A
+    drawing has no scale, so its mean link counts as 100 km; topohub's ``dist`` of a drawing is a great circle between
     numbers that are no degrees, and not even its order is right.
     """
     if not is_drawing:
         length = np.array([float(edge["dist"]) for edge in data["edges"]])
+        if not has_whole_lengths:
+            return np.maximum(np.round(length, 3), 1e-3)
     else:
         place = {node["id"]: np.array(node["pos"], dtype=np.float64) for node in data["nodes"]}
         length = np.array([np.hypot(*(place[edge["source"]] - place[edge["target"]])) for edge in data["edges"]])
@@ -101,6 +106,7 @@ def from_topology(
     unit_gbps: float = UNIT_GBPS,
     allow_drawing_units: bool = False,
     has_lengths: bool = False,
+    has_whole_lengths: bool = True,
     name: str | None = None,
     note: str = "topohub",
 ) -> PlanningInstance:
@@ -116,6 +122,7 @@ def from_topology(
         allow_drawing_units: build it even if the distances are not kilometers; lengths are then straight lines on the
             drawing, scaled to a mean link of 100 km.
         has_lengths: whether ``dist`` of the edges is a length in km whatever the positions are.
+        has_whole_lengths: whether lengths that are no drawing's are rounded to whole km; else to meters.
         name: of the instance.
         note: where it comes from, first words of ``provenance``.
 
@@ -142,7 +149,8 @@ def from_topology(
         matrix[row[u], row[v]] += value
     full = matrix + matrix.T if is_two_way else matrix
     ends = np.array([[row[e["source"]], row[e["target"]]] for e in data["edges"]], dtype=np.int64)
-    length = link_lengths_km(data, is_drawing=is_nominal)
+    length = link_lengths_km(data, is_drawing=is_nominal, has_whole_lengths=has_whole_lengths)
+    price = "whole km" if has_whole_lengths or is_nominal else "km"
     scale = mean_load_units * unit_gbps / shortest_path_loads(len(ids), ends, length, full).mean()
     drawing = f"drawing units, scaled to a mean link of {DRAWN_MEAN_KM:g} km; " if is_nominal else ""
     labels = _labels(data)
@@ -168,7 +176,7 @@ def from_topology(
         is_geographic=geographic,
         provenance=f"{note}; {drawing}"
         f"demands scaled to a mean shortest-path load of {mean_load_units:g} units of "
-        f"{unit_gbps:g} Gbps per link direction; cost = whole km x units; every single link fails",
+        f"{unit_gbps:g} Gbps per link direction; cost = {price} x units; every single link fails",
     )
     return instance.with_failures(single_link_failures(instance))
 

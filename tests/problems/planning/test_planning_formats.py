@@ -6,9 +6,11 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from problems.planning import Decomposition, PlanningInstance, compile_instance, from_topohub, judge, plan_of
+from problems.planning.charts import positions
 from problems.planning.codec import from_json
 from problems.planning.demand_models import gravity, lognormal, uniform
 from problems.planning.distances import great_circle_km
@@ -226,6 +228,41 @@ def test_own_lengths_of_a_graph_are_kept_on_a_drawing(tmp_path):
     drawn_instance = read_instance(tmp_path / "drawn.graphml")
     assert sorted({link.length_km for link in drawn_instance.links}) == [67.0, 200.0]
     assert "drawing units" in drawn_instance.provenance
+
+
+def test_prices_and_capacities_of_a_graph_are_read_and_its_lengths_kept(tmp_path):
+    import networkx as nx
+
+    graph = nx.relabel_nodes(nx.cycle_graph(4), str)
+    for i, (*_, data) in enumerate(graph.edges(data=True)):
+        data.update(length=0.25 + 0.5 * i, cost=3.0 + i, existing_gbps=200.0, max_gbps=5000.0)
+    nx.write_graphml(graph, tmp_path / "metro.graphml")
+    instance = read_instance(tmp_path / "metro.graphml")
+    assert sorted(link.length_km for link in instance.links) == [0.25, 0.75, 1.25, 1.75]
+    assert sorted(link.modules[0].cost for link in instance.links) == [3.0, 4.0, 5.0, 6.0]
+    assert {(link.existing_gbps, link.max_gbps) for link in instance.links} == {(200.0, 5000.0)}
+    assert all(node.x is None for node in instance.nodes)  # no positions: the map lays it out, not all on one point
+    assert len(np.unique(positions(instance).round(6), axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("length", "far", "expected a number in `length`, got 'far'"),
+        ("length", float("nan"), "finite number in `length`"),
+        ("length", -3.0, "`length` >= 0"),
+        ("cost", -1.0, "`cost` >= 0"),
+        (None, None, "Give the edge `length_km`"),
+    ],
+)
+def test_a_wrong_number_in_a_graph_is_named(tmp_path, key, value, words):
+    import networkx as nx
+
+    graph = nx.cycle_graph(4)
+    nx.set_edge_attributes(graph, {edge: {"length": 2.0, key: value} if key else {} for edge in graph.edges})
+    nx.write_graphml(graph, tmp_path / "wrong.graphml")
+    with pytest.raises(InvalidInputError, match=words):
+        read_instance(tmp_path / "wrong.graphml")
 
 
 def test_demand_models_and_distance():
