@@ -1,54 +1,138 @@
-"""The campaign: pipelined groups, a stop and a resume, and equality with the method of the package."""
+"""The campaign: pipelined groups, stops and resumes across calls, judgement, report, and what it may import."""
 
-import argparse
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import gpu_photonics_campaign as campaign
+from benchmarks.photonics_campaign_cell import Cell, Group
+from benchmarks.photonics_campaign_objective import Objective
+from benchmarks.photonics_campaign_report import rows_of, table
+from benchmarks.photonics_campaign_setup import Exteriors
 from problems.photonics import DOMAIN
 from problems.photonics.methods import pass_through
 from surco.counted import CountedProblem
 from surco.ledger import Budget, Ledger
 
+SMALL = [
+    "--cells",
+    "bend:3",
+    "--grid",
+    "40",
+    "--border",
+    "free",
+    "--wavelengths",
+    "1270",
+    "--seeds",
+    "3",
+    "--first-seed",
+    "4",
+    "--steps",
+    "5",
+    "--threads",
+    "2",
+    "--torch-device",
+    "cpu",
+    "--memory-gb",
+    "1",
+    "--seconds",
+    "600",
+    "--reserve",
+    "0",
+    "--setup-processes",
+    "0",
+]
+NAME = "bend-40nm-3px-free"
 
-@pytest.fixture
-def options(tmp_path):
-    return argparse.Namespace(
-        devices=["bend"], brushes=[3], grid="40", border="free", objective="spec", wavelengths=[1270.0], seeds=3,
-        first_seed=4, steps=5, step_size=0.05, groups=2, threads=2, torch_device="cpu", memory_gb=1.0, no_graphs=False,
-        seconds=600.0, reserve=0.0, judge=0, judge_with="direct", out=tmp_path / "whole",
-    )  # fmt: skip
+
+def options(out, *more):
+    return campaign.parser().parse_args([*SMALL, "--out", str(out), *more])
 
 
-def test_stop_resume_and_judge(options, tmp_path):
-    assert campaign.campaign(options) == 0
-    whole = json.loads((options.out / "campaign.jsonl").read_text())
+def test_resumed_across_calls_then_judged_and_reported(tmp_path, monkeypatch):
+    assert campaign.main([*SMALL, "--out", str(tmp_path / "whole")]) == 0
+    whole = rows_of(tmp_path / "whole" / "campaign.jsonl")[0]
     assert whole["generator_calls"] == 15
     assert whole["infeasible"] == 0
-    parts = argparse.Namespace(**vars(options) | {"out": tmp_path / "parts", "seconds": 1e-3})
-    for _ in range(40):  # a step a call, at least
-        parts.out.mkdir(exist_ok=True)
-        problem = campaign.make_problem("bend", 3, parts, "cpu")
-        with campaign.ThreadPoolExecutor(1) as pool:
-            if campaign.Cell("bend-40nm-3px-free", problem, parts, pool).run(0.0):
-                break
-    assert campaign.campaign(argparse.Namespace(**vars(parts) | {"seconds": 600.0})) == 0
-    resumed = json.loads((parts.out / "campaign.jsonl").read_text())
+    calls = [0]
+    run = Cell.run
+    monkeypatch.setattr(Cell, "run", lambda self, deadline: run(self, -np.inf))  # one step of each group a call
+    while True:
+        more = ["--from", str(tmp_path / f"call{calls[0]}")] if calls[0] else []
+        calls[0] += 1
+        here = tmp_path / f"call{calls[0]}"
+        assert campaign.main([*SMALL, "--out", str(here), *more]) == 0
+        assert len(list(here.iterdir())) <= 5
+        if (here / "campaign.jsonl").is_file():
+            break
+        assert {path.name for path in here.iterdir()} == {f"{NAME}.group0.npz", f"{NAME}.group1.npz"}
+    assert calls[0] == 5
+    resumed = rows_of(here / "campaign.jsonl")[0]
     assert resumed["best_metric"] == whole["best_metric"]
-    options.judge = 2
-    assert campaign.judge(options) == 0
-    verdicts = [json.loads(line) for line in (options.out / "judged.jsonl").read_text().splitlines()]
-    assert [v["is_confirmed"] for v in verdicts] == [True, True]
+    with np.load(here / "designs.npz") as one, np.load(tmp_path / "whole" / "designs.npz") as other:
+        np.testing.assert_array_equal(one[f"{NAME}/designs"], other[f"{NAME}/designs"])
+        np.testing.assert_array_equal(one[f"{NAME}/history"], other[f"{NAME}/history"])
+    assert {path.name for path in here.iterdir()} == {"campaign.jsonl", "designs.npz"}
+
+    judged = ["--judge", "2", "--judge-with", "direct"]
+    assert campaign.main([*SMALL, "--out", str(here), *judged]) == 0
+    verdicts = rows_of(here / "judged.jsonl")
+    assert [verdict["is_confirmed"] for verdict in verdicts] == [True, True]
     assert verdicts[0]["metric"] == pytest.approx(max(whole["best_metric"]), abs=1e-9)
+    assert campaign.main([*SMALL, "--out", str(here), *judged]) == 0
+    assert len(rows_of(here / "judged.jsonl")) == 2  # nothing is judged twice
+    assert f"| {NAME} | " in table(here)
+    assert "2/2 confirmed" in table(here)
 
 
-def test_the_loop_is_pass_through(options):
-    assert campaign.campaign(options) == 0
-    with np.load(options.out / "designs.npz", allow_pickle=False) as archive:
-        history = archive["bend-40nm-3px-free/history"]
+def test_a_design_unlike_its_line_is_not_confirmed(tmp_path):
+    assert campaign.main([*SMALL, "--out", str(tmp_path)]) == 0
+    with np.load(tmp_path / "designs.npz") as archive:
+        kept = {key: archive[key] for key in archive.files}
+    kept[f"{NAME}/designs"] = np.random.default_rng(0).integers(0, 256, kept[f"{NAME}/designs"].shape, np.uint8)
+    np.savez_compressed(tmp_path / "designs.npz", **kept)
+    assert campaign.main([*SMALL, "--out", str(tmp_path), "--judge", "1", "--judge-with", "direct"]) == 1
+
+
+def test_state_of_other_seeds_and_a_missing_folder_are_refused(tmp_path):
+    problem = DOMAIN.make("photonics/bend-40nm-v0", wavelengths_nm=[1270.0])
+    with campaign.ThreadPoolExecutor(1) as pool:
+        Cell("a", problem, options(tmp_path), pool).save()
+        with pytest.raises(SystemExit, match="other --seeds"):
+            Cell("a", problem, options(tmp_path, "--first-seed", "9"), pool)
+    with pytest.raises(SystemExit, match="carried along"):
+        campaign.prepare(options(tmp_path, "--from", str(tmp_path / "none")))
+
+
+def test_states_of_a_finished_cell_are_cleared(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "campaign.jsonl").write_text(json.dumps({"cell": NAME}) + "\n")
+    (tmp_path / "old" / f"{NAME}.group0.npz").write_bytes(b"stale")
+    campaign.prepare(options(tmp_path / "new", "--from", str(tmp_path / "old")))
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"campaign.jsonl"}
+
+
+def test_the_largest_state_fits_its_limit(tmp_path):
+    latent = torch.rand(10, 320 * 320)  # half the seeds of the 3.2 um demultiplexer on the 10 nm grid
+    group = Group(list(range(10)), latent, latent + 1, latent + 2, latent[:, 0].double(), latent > 0.5)
+    group.history = np.random.default_rng(0).normal(size=(500, 10)).tolist()
+    group.save(tmp_path / "group.npz")
+    assert (tmp_path / "group.npz").stat().st_size < 16 * 2**20
+    back = Group([*range(10)], *[torch.zeros_like(latent) for _ in range(5)])
+    back.load(tmp_path / "group.npz")
+    assert torch.equal(back.latent, group.latent)
+    assert torch.equal(back.best_x, group.best_x)
+    assert back.history == group.history
+
+
+def test_the_loop_is_pass_through(tmp_path):
+    assert campaign.main([*SMALL, "--out", str(tmp_path)]) == 0
+    with np.load(tmp_path / "designs.npz", allow_pickle=False) as archive:
+        history = archive[f"{NAME}/history"]
     problem = DOMAIN.make("photonics/bend-40nm-v0", wavelengths_nm=[1270.0])
     for column, seed in enumerate(range(4, 7)):
         counted = CountedProblem(Ledger(problem, Budget(calls=5)))
@@ -67,8 +151,46 @@ def test_margin_loss_sees_a_wide_window():
     s = power.sqrt().to(torch.complex128)[:, None, :, None].expand(-1, 2, -1, -1).requires_grad_()
     slopes = {}
     for kind in ("spec", "margin"):
-        objective = campaign.Objective(spec, 2, device, kind)
+        objective = Objective(spec, 2, device, kind)
         (slope,) = torch.autograd.grad(objective.loss(s)[0], s)
         slopes[kind] = slope[0, 0, :, 0].abs()
         assert objective.metric(s)[1] > objective.metric(s)[0] > 0
     assert slopes["margin"][1] / slopes["margin"][0] > 10 * slopes["spec"][1] / slopes["spec"][0]
+
+
+def test_cells_are_parsed_in_order():
+    assert campaign.parse_cells(["wdm:8", "bend:6,10", "wdm:8"]) == [("wdm", 8), ("bend", 6), ("bend", 10)]
+    for text in ("wdm", "wdm:", "wdm:a", "laser:8"):
+        with pytest.raises(SystemExit, match="DEVICE:PX"):
+            campaign.parse_cells([text])
+    everything = campaign.parse_cells(list(campaign.CELLS))
+    assert {px for device, px in everything if device == "mode-converter"} == {6, 8, 10, 12, 14, 16, 18, 20}
+
+
+def test_exteriors_are_condensed_by_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with Exteriors(["bend"], "40", [1270.0], 1) as exteriors:
+        assert exteriors.wait("bend", 120.0)
+    stored = list((tmp_path / "surco" / "photonics").glob("*.npz"))
+    assert len(stored) == 1
+    before = stored[0].stat().st_mtime_ns
+    DOMAIN.make("photonics/bend-40nm-v0", wavelengths_nm=[1270.0])  # finds it: nothing new is stored
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "surco" / "photonics").glob("*.npz")] == [before]
+
+
+def test_it_needs_no_solver_and_no_trainer(tmp_path):
+    hidden = (
+        "ortools", "pyscipopt", "highspy", "ray", "gymnasium", "gdstk", "ceviche", "ceviche_challenges", "autograd",
+        "torchrec", "fbgemm_gpu", "matplotlib", "rich", "networkx.drawing",
+    )  # fmt: skip
+    code = (
+        f"import sys\nfor name in {hidden!r}: sys.modules[name] = None\n"
+        "from benchmarks import gpu_photonics_campaign as campaign\n"
+        f"arguments = {SMALL!r} + ['--steps', '1', '--seeds', '1', '--out', {str(tmp_path)!r}]\n"
+        "assert campaign.main(arguments) == 0\n"
+        "assert campaign.main([*arguments, '--judge', '1', '--judge-with', 'direct']) == 0\n"
+        "assert campaign.main([*arguments, '--report']) == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1/1 confirmed" in done.stdout
