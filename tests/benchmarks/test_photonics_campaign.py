@@ -122,7 +122,8 @@ def test_the_largest_state_fits_its_limit(tmp_path):
     group.history = np.random.default_rng(0).normal(size=(500, 10)).tolist()
     group.save(tmp_path / "group.npz")
     assert (tmp_path / "group.npz").stat().st_size < 16 * 2**20
-    back = Group([*range(10)], *[torch.zeros_like(latent) for _ in range(5)])
+    blank = torch.zeros_like(latent)
+    back = Group(list(range(10)), blank, blank, blank, blank, blank)
     back.load(tmp_path / "group.npz")
     assert torch.equal(back.latent, group.latent)
     assert torch.equal(back.best_x, group.best_x)
