@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from problems.moe.search import LEAST_MOVES, Pace, PlacementSearch
+from problems.moe.search import BOUND_SHARE, LEAST_MOVES, MOST_CYCLES, Pace, PlacementSearch
 from surco.bridge import to_torch
 from surco.counted import CountedProblem
 from surco.designs import pack, unpack
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from problems.moe.problem import ExpertPlacement
 
 MOST_ROUNDS = 8  # without a clock to end the search: some seven million moves
+COUNTED_CYCLES = 2  # of the bound, likewise
 
 
 @dataclass(slots=True)
 class Annealing:
-    """Rounds of annealing from the field's plans and the incumbent; one objective call each.
+    """Rounds of annealing from the field's plans and the incumbent, one objective call each; then a better bound.
 
     Deterministic under a budget in calls, and then at most `MOST_ROUNDS`; under one in seconds, rounds are cut to fit.
     """
@@ -41,7 +42,7 @@ class Annealing:
         for plan in plans:
             problem.objective(to_torch(plan.reshape(1, -1)))
         seed = int(torch.randint(0, 2**31, (1,), generator=generator).item())
-        return {"seed": seed, "rounds": 0, "best": pack(to_torch(plans[0].reshape(1, -1)))}
+        return {"seed": seed, "rounds": 0, "cycles": 0, "best": pack(to_torch(plans[0].reshape(1, -1)))}
 
     def step(
         self, problem: CountedProblem, state: State, *, generator: torch.Generator
@@ -56,7 +57,23 @@ class Annealing:
         self._pace.turn(search, seed=state["seed"], seconds=left)
         best = to_torch(np.asarray(search.best, dtype=np.float64).reshape(1, -1))
         problem.objective(best)
-        return {**state, "rounds": search.rounds, "best": pack(best)}, None
+        cycles = self._raise_bound(problem, state["cycles"])
+        return {**state, "rounds": search.rounds, "cycles": cycles, "best": pack(best)}, None
+
+    def _raise_bound(self, problem: CountedProblem, cycles: int) -> int:
+        """One more cycle of the bound; after a resume, the earlier ones again."""
+        bound, left = self.problem.cost_bound, problem.ledger.turn_left
+        if not bound.applies:
+            return cycles
+        if math.isfinite(left):
+            if bound.cycles < MOST_CYCLES:
+                problem.ledger.offer_bound(bound.run(seconds=BOUND_SHARE * max(left, 0.0)))
+            return bound.cycles
+        cycles = min(cycles + 1, COUNTED_CYCLES)
+        while bound.cycles < cycles:
+            bound.run()
+        problem.ledger.offer_bound(bound.value)
+        return cycles
 
 
 def methods(problem: ExpertPlacement) -> dict[str, Any]:

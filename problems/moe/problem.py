@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from problems.moe.judge import judge
 from problems.moe.oracle import ExpertOracle
 from problems.moe.search import ROUND_MOVES, ExactRun, PlacementSearch
 from problems.moe.traffic import PlanCost
+from problems.moe.traffic_bound import CostBound
 from surco.bridge import to_numpy, to_torch
 from surco.errors import InvalidInputError
 from surco.protocols import Exact, Verification
@@ -259,12 +261,19 @@ class ExpertPlacement:
         return to_torch(np.stack(list(found.values())).reshape(len(found), -1))
 
     def lower_bound(self) -> float:
-        """Certified: see ``problems.moe.bound``. Tight in the load, weak in the traffic."""
-        if not self.oracle.is_roomy:
-            return np.inf
-        load = float(np.mean(self.load_bounds()))
+        """Certified and cheap: see ``problems.moe.bound``. Weak in the traffic, which ``cost_bound`` improves."""
+        return float(np.mean(self.layer_bounds())) if self.oracle.is_roomy else np.inf
+
+    def layer_bounds(self) -> list[float]:
+        """Cheap certified lower bound of the value of each layer."""
         top_k = self.routing.tokens.shape[2] if self.routing.has_tokens else 0
-        return load + self.traffic_weight * traffic_bound(top_k, self.cluster)
+        traffic = self.traffic_weight * traffic_bound(top_k, self.cluster)
+        return [load + traffic for load in self.load_bounds()]
+
+    @functools.cached_property
+    def cost_bound(self) -> CostBound:
+        """Load and traffic bounded together, better from cycle to cycle (see ``problems.moe.traffic_bound``)."""
+        return CostBound(self)
 
     def load_bounds(self) -> list[float]:
         """Certified lower bound of each layer's (largest GPU load) / (mean GPU load)."""

@@ -25,6 +25,8 @@ MOST_MOVES = 1_200_000
 SAFE_SHARE = 0.8  # of the seconds left that a round may plan with
 LEAST_MOVES = 5_000  # not worth another round
 DEFAULT_SECONDS = 5.0
+BOUND_SHARE = 0.25  # of the seconds left that a cycle of the bound may take
+MOST_CYCLES = 8
 OPTIMAL_GAP = 1e-9
 HOT, COLD = 0.1, 0.0065  # temperatures, in units of the value of a layer over its slots: a copy is worth that much
 FRESH_HEATS = (1.0, 10.0, 3.0)  # factors on the first temperature of new starts in a search that goes on
@@ -197,6 +199,9 @@ class ExactRun:
             if self._pace.moves(left) < LEAST_MOVES:
                 break
             self._pace.turn(self.search, seed=1, seconds=left)
+            cost_bound, left = self.problem.cost_bound, deadline - time.perf_counter()
+            if cost_bound.cycles < MOST_CYCLES and left > 0.0:
+                self.bound = max(self.bound, cost_bound.run(seconds=BOUND_SHARE * left))
         x = to_torch(self.search.best.reshape(-1))
         value = float(problem.objective(x))
         bound = min(self.bound, value)
