@@ -50,14 +50,14 @@ def end_processes(mark: str, *, seconds: float = END_SECONDS) -> None:
 
 
 @contextlib.contextmanager
-def guardian(mark: str, folder: Path, *, seconds: float = END_SECONDS) -> Iterator[None]:
-    """Have a process that ends what is marked, and removes a folder, should this process die within the block.
+def guardian(mark: str, folder: Path | None, *, seconds: float = END_SECONDS) -> Iterator[None]:
+    """Have a process that ends what is marked, and removes ``folder`` if given, should this process die in the block.
 
     It learns of that by the end of a pipe, whatever the signal, and gives the processes some seconds to end by
     themselves. Where the block is left in order, it does nothing.
     """
     process = subprocess.Popen(
-        [sys.executable, "-I", __file__, mark, str(folder), str(seconds)],
+        [sys.executable, "-I", __file__, mark, "" if folder is None else str(folder), str(seconds)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -78,7 +78,8 @@ def _guard(mark: str, folder: str, seconds: str) -> None:
     if sys.stdin.buffer.read() == b"done":
         return
     end_processes(mark, seconds=float(seconds))
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rl.ray_processes import MARK, end_processes, marked_processes
+from rl.ray_processes import END_SECONDS, MARK, end_processes, guardian, marked_processes
 from surco.errors import SurcoError
 
 START_SECONDS = 180.0
@@ -70,10 +70,12 @@ class Node:
     Attributes:
         process: of the command.
         mark: value of `MARK` in the environment of all its processes.
+        guard: ends the node should this process be killed.
     """
 
     process: subprocess.Popen[bytes]
     mark: str
+    guard: contextlib.ExitStack
 
     def raylet(self) -> int:
         """Process number of the node's raylet.
@@ -93,6 +95,7 @@ class Node:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=20.0)
         end_processes(self.mark, seconds=10.0)
+        self.guard.close()
 
 
 @dataclass
@@ -102,10 +105,12 @@ class Cluster:
     Args:
         folder: for Ray's files (a short name: sockets lie in it), logs and the token.
         ports: of the head.
+        grace_s: seconds that the nodes get to end by themselves where this process was killed.
     """
 
     folder: Path
     ports: Ports
+    grace_s: float = END_SECONDS
     nodes: list[Node] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -208,6 +213,8 @@ class Cluster:
             "--object-store-memory=150000000",
             "--block",
         ]
+        guard = contextlib.ExitStack()
+        guard.enter_context(guardian(mark, None, seconds=self.grace_s))  # before there is something to end
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -216,7 +223,7 @@ class Cluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        node = Node(process, mark)
+        node = Node(process, mark, guard)
         self.nodes.append(node)
         return node
 
