@@ -18,7 +18,7 @@ from surco.protocols import Estimate, State
 
 @dataclass(frozen=True, slots=True)
 class NeuroPlan:
-    """Rollouts of a policy on the network, trim, then the exact engine in a box around the plan.
+    """Rollouts of a policy on the network, trim and exchanges, then the exact engine in a box around the plan.
 
     Attributes:
         policy: folder of a trained policy; None is the one that comes with the package.
@@ -29,7 +29,7 @@ class NeuroPlan:
 
     Source: Zhu et al. 2021, "Network planning with deep reinforcement learning" (SIGCOMM), section 4.
     Note: the box is around the plan before trimming (a wide plan leaves a better box), keeps every link open, and the
-        trimmed plan is the incumbent that stage 2 must beat.
+        trimmed and polished plan is the incumbent that stage 2 must beat.
     """
 
     policy: str | None = None
@@ -76,9 +76,9 @@ class NeuroPlan:
                 seconds=0.5 * left,
             )
             problem.objective(to_torch(found.rollout)[None])
-            problem.objective(to_torch(found.trimmed)[None])
-            engine.offer_checked(found.trimmed)
-            return {"stage": 2, "plan": to_torch(found.rollout), "start": to_torch(found.trimmed)}, None
+            problem.objective(to_torch(found.polished)[None])
+            engine.offer_checked(found.polished)
+            return {"stage": 2, "plan": to_torch(found.rollout), "start": to_torch(found.polished)}, None
         plan, start = state["plan"].numpy(), state["start"].numpy()
         limit = None if not math.isfinite(left) else max(0.05, 0.85 * left - 0.05)
         best = second_stage(engine, plan, self.alpha, start=start, seconds=limit)

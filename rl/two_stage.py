@@ -1,4 +1,4 @@
-"""Two-stage planning: rollouts of a policy, trim, and the exact engine in a box around the plan."""
+"""Two-stage planning: rollouts of a policy, trim and exchanges, and the exact engine in a box around the plan."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from problems.planning.network import Array, Network
 from problems.planning.survival import Deadline
 from rl.planner import rollout_plans
 from rl.policy import load
+from rl.polish import exchanged, without_spare
 from rl.topology import Topology
 from surco.errors import InvalidInputError, NoDesignError
 
@@ -46,17 +47,21 @@ class FirstStage:
     """Plans of stage 1, all survivable.
 
     Attributes:
-        rollout: [n], the cheapest plan as the policy left it; ``trimmed`` [n] the cheapest after trimming.
-        rollout_price, trimmed_price: their prices.
-        rollout_cpu_s, trim_cpu_s: CPU seconds, those of features and cuts in the first.
+        rollout: [n], the cheapest plan as the policy left it.
+        trimmed: [n], the cheapest after trimming; ``polished`` [n] that one after exchanges (see ``rl.polish``).
+        rollout_price, trimmed_price, polished_price: their prices.
+        rollout_cpu_s, trim_cpu_s, polish_cpu_s: CPU seconds of each part, those of features and cuts in the first.
     """
 
     rollout: Array
     trimmed: Array
+    polished: Array
     rollout_price: float
     trimmed_price: float
+    polished_price: float
     rollout_cpu_s: float
     trim_cpu_s: float
+    polish_cpu_s: float
 
 
 def first_stage(
@@ -68,10 +73,11 @@ def first_stage(
     trims: int = 4,
     seed: int = 0,
     temperature: float = 1.0,
+    exchanges: int = 200,
     seconds: float = float("inf"),
     topology: Topology | None = None,
 ) -> FirstStage:
-    """Rollouts, of which the ``trims`` cheapest are trimmed.
+    """Rollouts, of which the ``trims`` cheapest are trimmed and the best of those polished.
 
     Args:
         engine: exact engine of the network, whose linear programs and cuts are shared.
@@ -81,7 +87,8 @@ def first_stage(
         trims: plans to trim.
         seed: of the samples.
         temperature: of the samples.
-        seconds: wall seconds for trimming.
+        exchanges: that the evaluator may refuse in polishing; 0 leaves it out.
+        seconds: wall seconds for trimming and polishing.
         topology: of the engine's network, if it is there already.
 
     Raises:
@@ -97,23 +104,28 @@ def first_stage(
         raise NoDesignError(
             "No rollout of the policy ended with a plan that survives. Try more samples, or method `exact`."
         )
-    topology.teach(engine)
     played = time.process_time()
     deadline = Deadline(None if seconds == float("inf") else seconds)
     best, price = plans[0].units, plans[0].price
     for plan in plans[:trims]:
         if deadline.is_over():
             break
-        units = topology.trimmed(plan.units, seconds=max(deadline.left, 0.05))
+        units = without_spare(topology, plan.units, deadline)
         if topology.price(units) < price:
             best, price = units, topology.price(units)
+    trimmed = time.process_time()
+    final = exchanged(topology, best, deadline=deadline, most_refusals=exchanges) if exchanges else best
+    topology.teach(engine)
     return FirstStage(
         topology.point(plans[0].units),
         topology.point(best),
+        topology.point(final),
         plans[0].price,
         price,
+        topology.price(final),
         played - started,
-        time.process_time() - played,
+        trimmed - played,
+        time.process_time() - trimmed,
     )
 
 

@@ -13,10 +13,12 @@ import surco
 from problems.planning import Decomposition, Judge, PlanningProblem
 from problems.planning.network import compile_instance
 from problems.planning.plan import plan_of
+from problems.planning.survival import Deadline
 from rl.imitation import imitate, teacher
 from rl.planner import rollout_plans
 from rl.planning_game import N_CONTEXT, N_LINK, N_NODE
 from rl.policy import build, describe, save
+from rl.polish import exchanged, without_spare
 from rl.topology import Topology
 from rl.two_stage import box_of, first_stage, planning_policy, second_stage
 from rl.vector_env import VectorPlanningEnv
@@ -113,6 +115,8 @@ def test_stages_improve_in_turn_and_a_wide_box_holds_the_optimum(seed: int) -> N
     found = first_stage(engine, small_policy(), samples=3)
     assert found.trimmed_price <= found.rollout_price
     assert judge(plan_of(network, found.trimmed)).is_feasible
+    assert found.polished_price <= found.trimmed_price
+    assert judge(plan_of(network, found.polished)).is_feasible
     prices = []
     for alpha in (1.0, 1.5, 50.0):
         plan = second_stage(engine, found.rollout, alpha, start=found.trimmed, seconds=20.0)
@@ -124,6 +128,25 @@ def test_stages_improve_in_turn_and_a_wide_box_holds_the_optimum(seed: int) -> N
     assert prices[0] <= found.trimmed_price
     assert prices[-1] == pytest.approx(best.upper, rel=2e-4)
     assert (box_of(network, np.zeros(network.n), 1.0) >= 1.0).all()  # no link is closed for good
+
+
+def test_exchanges_leave_survivable_plans_and_save_money() -> None:
+    saved = 0.0
+    for seed in range(6):
+        instance = drawn(seed, nodes=7)
+        network, judge = compile_instance(instance), Judge(instance)
+        topology = Topology(network)
+        lean = without_spare(topology, topology.greedy, Deadline(None))
+        assert judge(plan_of(network, topology.point(lean))).is_feasible
+        assert not any(topology.is_survivable(lean - step) for step in np.eye(len(lean)) if (lean >= step).all())
+        known = len(topology.rhs)
+        better = exchanged(topology, lean, deadline=Deadline(None))
+        assert judge(plan_of(network, topology.point(better))).is_feasible
+        assert topology.price(better) <= topology.price(lean)
+        assert len(topology.rhs) >= known  # refusals are remembered
+        saved += topology.price(lean) - topology.price(better)
+        assert np.array_equal(exchanged(topology, lean, deadline=Deadline(0.0)), lean)
+    assert saved > 0.0
 
 
 def test_neuroplan_solves_by_name_with_a_policy_of_ones_own(tmp_path: Path) -> None:
