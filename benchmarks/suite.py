@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,9 +114,10 @@ def load(path: str | Path) -> Suite:
     if not path.is_file():
         raise InvalidInputError(f"Expected a suite file, but there is no `{path}`.")
     try:
-        return parse(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"`{path}` is not TOML: {error}.") from error
+    return parse(data)
 
 
 def parse(data: Mapping[str, Any]) -> Suite:
@@ -132,9 +134,9 @@ def parse(data: Mapping[str, Any]) -> Suite:
         methods=rows,
         instances=instances,
         regret=data.get("regret", "relative"),
-        tolerance=float(data.get("tolerance", 1e-6)),
-        metrics=tuple(data.get("metrics", ())),
-        cell_seconds=float(data.get("cell_seconds", 600.0)),
+        tolerance=_positive(data.get("tolerance", 1e-6), "`tolerance`", or_zero=True),
+        metrics=_texts(data.get("metrics", []), "metrics"),
+        cell_seconds=_positive(data.get("cell_seconds", 600.0), "`cell_seconds`"),
     )
     if suite.regret not in REGRETS:
         raise InvalidInputError(f"Expected `regret` to be one of {REGRETS}, got {suite.regret!r}.")
@@ -154,7 +156,8 @@ def _row(item: Any) -> MethodRow:
         raise InvalidInputError(f"Expected a method's name or a table with `label`, got {item!r}.")
     _known(item, ("label", "method", "options"), "method")
     label = _text(item, "label")
-    return MethodRow(label, str(item.get("method", label)), dict(item.get("options", {})))
+    method = _text(item, "method") if "method" in item else label
+    return MethodRow(label, method, _table(item, "options", f"method `{label}`"))
 
 
 def _instances(item: Any, common: Mapping[str, float], k: int) -> list[Instance]:
@@ -162,15 +165,19 @@ def _instances(item: Any, common: Mapping[str, float], k: int) -> list[Instance]
         raise InvalidInputError(f"Expected [[instances]] number {k + 1} to be a table with `id`, got {item!r}.")
     _known(item, ("id", "group", "set", "draws", "budget"), "instance")
     id = _text(item, "id")
-    overrides = dict(item.get("set", {}))
+    overrides = _table(item, "set", f"instance `{id}`")
     budget = _budget(item["budget"], "instance budget") if "budget" in item else dict(common)
     if not budget:
         raise InvalidInputError(f"Instance `{id}` has no budget. Expected a [budget] with one of {', '.join(LIMITS)}.")
-    group = str(item.get("group", id))
+    group = _text(item, "group") if "group" in item else id
     draws = item.get("draws")
     if draws is None:
         return [Instance(group, id, overrides, budget)]
-    seeds = range(draws) if isinstance(draws, int) else _integers(draws, "draws")
+    if "seed" in overrides:
+        raise InvalidInputError(f"Instance `{id}` has both `draws` and a `seed` in `set`. Leave one of them out.")
+    if type(draws) is int and draws < 1:
+        raise InvalidInputError(f"Expected `draws` of instance `{id}` to be at least 1, got {draws}.")
+    seeds = range(draws) if type(draws) is int else _integers(draws, "draws")
     return [Instance(group, id, {**overrides, "seed": seed}, budget) for seed in seeds]
 
 
@@ -179,9 +186,30 @@ def _budget(item: Any, where: str) -> dict[str, float]:
         raise InvalidInputError(f"Expected `{where}` to be a table with some of {', '.join(LIMITS)}, got {item!r}.")
     _known(item, LIMITS, where)
     for name, value in item.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise InvalidInputError(f"Expected `{name}` of the {where} > 0, got {value!r}.")
+        _positive(value, f"`{name}` of the {where}")
+        if name.endswith("calls") and not isinstance(value, int):
+            raise InvalidInputError(f"Expected `{name}` of the {where} to be an integer, got {value!r}.")
     return dict(item)
+
+
+def _positive(value: Any, what: str, *, or_zero: bool = False) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (0 < value < math.inf or (or_zero and value == 0)):
+        raise InvalidInputError(f"Expected {what} to be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.")
+    return value
+
+
+def _table(item: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    value = item.get(name, {})
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"Expected `{name}` of {where} to be a table, got {value!r}.")
+    return dict(value)
+
+
+def _texts(value: Any, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidInputError(f"Expected `{name}` to be a list of texts, got {value!r}.")
+    return tuple(value)
 
 
 def _known(item: Mapping[str, Any], names: Sequence[str], what: str) -> None:
@@ -205,8 +233,8 @@ def _text(data: Mapping[str, Any], name: str) -> str:
 
 
 def _integers(value: Any, name: str) -> list[int]:
-    if not isinstance(value, list) or not value or not all(type(item) is int for item in value):
-        raise InvalidInputError(f"Expected `{name}` to be a list of integers, got {value!r}.")
+    if not isinstance(value, list) or not value or not all(type(item) is int and item >= 0 for item in value):
+        raise InvalidInputError(f"Expected `{name}` to be a list of integers >= 0, got {value!r}.")
     return value
 
 

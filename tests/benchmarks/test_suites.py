@@ -62,6 +62,21 @@ def test_keys_depend_on_the_work_alone() -> None:
         ({"instances": ["toy/choose-v0"]}, "number 1"),
         ({"instances": [{"id": "a", "draw": 3}]}, "Did you mean `draws`"),
         ({"seeds": [0.5]}, "list of integers"),
+        ({"seeds": [-1]}, "list of integers >= 0"),
+        ({"tolerance": "small"}, "`tolerance`"),
+        ({"tolerance": float("nan")}, "`tolerance`"),
+        ({"metrics": 5}, "`metrics`"),
+        ({"cell_seconds": -1}, "`cell_seconds`"),
+        ({"budget": {"calls": 1.5}}, "to be an integer"),
+        ({"budget": {"seconds": float("inf")}}, "finite"),
+        ({"methods": [{"label": "z", "options": 3}]}, "`options` of method `z`"),
+        ({"methods": [{"label": "z", "method": 3}]}, "`method`"),
+        ({"instances": [{"id": "a", "set": 3}]}, "`set` of instance `a`"),
+        ({"instances": [{"id": "a", "group": 3}]}, "`group`"),
+        ({"instances": [{"id": "a", "draws": 0}]}, "at least 1"),
+        ({"instances": [{"id": "a", "draws": True}]}, "`draws`"),
+        ({"instances": [{"id": "a", "draws": [-1]}]}, "`draws`"),
+        ({"instances": [{"id": "a", "draws": 2, "set": {"seed": 3}}]}, "both `draws` and a `seed`"),
         ({"regret": "none"}, "regret"),
     ],
 )
@@ -73,9 +88,10 @@ def test_bad_suites_are_refused_in_words(change: dict[str, Any], words: str) -> 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no `"):
         suite.load(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_text("name = [")
-    with pytest.raises(InvalidInputError, match="not TOML"):
-        suite.load(tmp_path / "bad.toml")
+    for text in (b"name = [", b"\xff\xfe"):
+        (tmp_path / "bad.toml").write_bytes(text)
+        with pytest.raises(InvalidInputError, match="not TOML"):
+            suite.load(tmp_path / "bad.toml")
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.toml")), ids=lambda path: path.stem)
