@@ -73,11 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "feasible": {name: float(np.mean(values)) for name, values in feasible.items()},
             "seconds_per_run": {name: float(np.mean(values)) for name, values in seconds.items()},
             "cpu_seconds": time.process_time() - cpu,
-            "command": provenance.command(["-m", "benchmarks.amortized", *(argv or sys.argv[1:])], "python"),
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
-            "date": provenance.now(),
-            "commit": provenance.commit(),
+            **provenance.origin(argv, "python -m benchmarks.amortized"),
         }
         if arguments.out is not None:  # after every instance: what was measured is not lost
             write_text(arguments.out, json.dumps(result))

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -126,11 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         "epochs": int(found["epochs"]),
         "peer": {**options, "version": version, "train": len(train)},
-        "command": provenance.command(["-m", "benchmarks.amortized_reins", *(argv or sys.argv[1:])], "python"),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "date": provenance.now(),
-        "commit": provenance.commit(),
+        **provenance.origin(argv, "python -m benchmarks.amortized_reins"),
     }
     if arguments.out is not None:
         write_text(arguments.out, json.dumps(result, indent=1))

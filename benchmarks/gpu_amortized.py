@@ -233,10 +233,7 @@ def main() -> int:
         "speedup_network_and_objective": network,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
-        "machine": provenance.machine(),
-        "command": provenance.command(sys.argv[1:], "python -m benchmarks.gpu_amortized"),
-        "date": provenance.now(),
-        "commit": provenance.commit(),
+        **provenance.origin(None, "python -m benchmarks.gpu_amortized"),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_text(arguments.out / "gpu_amortized.json", json.dumps(result, indent=1))

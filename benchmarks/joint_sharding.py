@@ -240,11 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             value = "none" if row.rating is None else f"{row.rating:.5f}"
             print(f"{case} seed {seed} {planner}: {value} ms, {row.cpu_seconds:.2f} CPU s {row.note}", file=sys.stderr)
     origin = {
-        "command": provenance.command(argv, "python -m benchmarks.joint_sharding"),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "date": provenance.now(),
+        **provenance.origin(argv, "python -m benchmarks.joint_sharding"),
         "seconds": arguments.seconds,
         "scale_seconds": SCALE,
         "timeout_seconds": arguments.timeout,

@@ -203,13 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(text)
     if chosen.out is not None:
         data = {
-            "provenance": {
-                "command": provenance.command(arguments, "python -m benchmarks.moe"),
-                "date": provenance.now(),
-                "commit": provenance.commit(),
-                "machine": provenance.machine(),
-                "versions": provenance.versions(),
-            },
+            "provenance": provenance.origin(arguments, "python -m benchmarks.moe"),
             "rows": rows,
             "replanned": later,
         }

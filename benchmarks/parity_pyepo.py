@@ -107,11 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pyepo": version,
         "rows": rows,
         "table": table,
-        "command": provenance.command(["-m", "benchmarks.parity_pyepo", *(argv or sys.argv[1:])], "python"),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "date": provenance.now(),
-        "commit": provenance.commit(),
+        **provenance.origin(argv, "python -m benchmarks.parity_pyepo"),
     }
     if arguments.out is not None:
         write_text(arguments.out, json.dumps(result, indent=1))

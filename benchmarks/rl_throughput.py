@@ -116,12 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "iterations": {"warm": WARM, "measured": MEASURED},
         "rows": table,
         "provenance": {
-            "command": provenance.command(program="python -m benchmarks.rl_throughput"),
-            "date": provenance.now(),
-            "machine": provenance.machine(),
+            **provenance.origin(program="python -m benchmarks.rl_throughput"),
             "load_average": os.getloadavg(),
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
         },
     }
     text = json.dumps(report, indent=1) + "\n"

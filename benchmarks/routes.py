@@ -232,11 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(rows) % (50 * len(METHODS)) == 0:
                 print(f"{len(rows) // len(METHODS)} of {len(cases)} cases", file=sys.stderr)
     origin: dict[str, Any] = {
-        "command": provenance.command(argv, "python -m benchmarks.routes"),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "date": provenance.now(),
+        **provenance.origin(argv, "python -m benchmarks.routes"),
         "grid_seeds": seeds,
         "seed": arguments.seed,
     }

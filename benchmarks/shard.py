@@ -207,11 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             value = "none" if row.value is None else f"{row.value:.6f}"
             print(f"{case.id} draw {case.draw} {method}: {value} ms, {row.cpu_seconds:.2f} CPU s", file=sys.stderr)
     origin = {
-        "command": provenance.command(argv, "python -m benchmarks.shard"),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "date": provenance.now(),
+        **provenance.origin(argv, "python -m benchmarks.shard"),
         "seconds": arguments.seconds,
         "judge_seconds": arguments.judge_seconds,
         "seed": arguments.seed,

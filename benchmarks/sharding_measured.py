@@ -256,13 +256,7 @@ def prediction(problem: ShardingProblem, x: torch.Tensor) -> float:
 
 def origin() -> Mapping[str, Any]:
     """Where the numbers come from."""
-    return {
-        "command": provenance.command(sys.argv[1:], "python -m benchmarks.sharding_measured"),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "date": provenance.now(),
-    }
+    return provenance.origin(None, "python -m benchmarks.sharding_measured")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -70,14 +70,7 @@ class Store:
     def begin(self, suite_text: str, command: str) -> None:
         """Record the suite and where the rows of this invocation come from."""
         (self.folder / SUITE).write_text(suite_text, encoding="utf-8")
-        origin = {
-            "run": self.run,
-            "date": provenance.now(),
-            "command": command,
-            "commit": provenance.commit(),
-            "machine": provenance.machine(),
-            "versions": provenance.versions(),
-        }
+        origin = {"run": self.run, **provenance.origin(), "command": command}
         file = os.open(self.folder / RUNS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             _append(file, origin)

@@ -198,14 +198,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     if arguments.resume and origin is not None:
         data = {**origin, "resumed": [*origin.get("resumed", ()), provenance.now()]}
     else:
-        data = {
-            "command": provenance.command(arguments.argv, "surco"),
-            "settings": settings,
-            "date": provenance.now(),
-            "machine": provenance.machine(),
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
-        }
+        data = {**provenance.origin(arguments.argv, "surco"), "settings": settings}
     write_text(folder / ORIGIN, json.dumps(data, indent=1))
 
 

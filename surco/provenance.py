@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("surco", "numpy", "scipy", "torch", "networkx", "ortools", "pyscipopt")
 
@@ -54,9 +55,26 @@ def commit() -> str | None:
 
 
 def command(arguments: Sequence[str] | None = None, program: str | None = None) -> str:
-    """The command line, quoted so that a shell takes it as it is; of this process where no arguments are given."""
+    """The command line, quoted so that a shell takes it as it is; of this process where no arguments are given.
+
+    Args:
+        arguments: the arguments, one text each.
+        program: one or more words, such as ``python -m benchmarks.routes``.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return shlex.join([program or Path(sys.argv[0]).name, *arguments])
+    words = [Path(sys.argv[0]).name] if program is None else program.split()
+    return shlex.join([*words, *arguments])
+
+
+def origin(arguments: Sequence[str] | None = None, program: str | None = None) -> dict[str, Any]:
+    """Where the numbers of a run come from, as JSON data: ``command`` (see there), date, commit, machine, versions."""
+    return {
+        "command": command(arguments, program),
+        "date": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+    }
 
 
 def now() -> str:
