@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from surco.errors import InvalidInputError
 
@@ -12,6 +13,17 @@ FREE_OBJECTIVE_CALLS = 20
 
 class BudgetExhausted(Exception):  # noqa: N818 - a signal, not an error
     """Raised inside a method when nothing is left to spend; the loop catches it."""
+
+
+def checked_seed(seed: Any) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        InvalidInputError: it is not an integer from 0 to 2**63 - 1.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise InvalidInputError(f"Expected `seed` to be an integer from 0 to 2**63 - 1, got {seed!r}.")
+    return seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +39,10 @@ class Budget:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
                 raise InvalidInputError(f"Expected `{name}` to be a number, got {value!r}.")
-            if name != "seconds" and value is not None and int(value) != value:
-                raise InvalidInputError(f"Expected `{name}` to be a whole number, got {value!r}.")
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise InvalidInputError(f"Expected `{name}` > 0 and finite, got {value!r}. Leave it out for no limit.")
+            if name != "seconds" and value is not None and int(value) != value:
+                raise InvalidInputError(f"Expected `{name}` to be a whole number, got {value!r}.")
 
     @property
     def objective_limit(self) -> int | None:

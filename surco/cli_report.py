@@ -12,13 +12,15 @@ from surco.saved import load_origin, load_result
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("folder", metavar="RESULT_DIR", type=Path, help="the folder given to `surco solve --out`")
+    words = "the folder given to `surco solve --out`, or its result.json"
+    parser.add_argument("folder", metavar="RESULT_DIR", type=Path, help=words)
     parser.add_argument("--to", type=Path, metavar="FILE", help="the HTML file, RESULT_DIR/report.html by default")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report and print where it is."""
     result = load_result(arguments.folder)
-    path = write_report(result, arguments.to or arguments.folder / "report.html", origin=load_origin(arguments.folder))
+    folder: Path = arguments.folder.parent if arguments.folder.is_file() else arguments.folder
+    path = write_report(result, arguments.to or folder / "report.html", origin=load_origin(folder))
     sys.stdout.write(f"{path}\n")
     return 0

@@ -89,8 +89,8 @@ def problem(
     """Build a problem: minimize ``objective`` over the feasible set of ``oracle``.
 
     Args:
-        oracle: a linear oracle, or what :func:`solvers.milp` takes: a MathOpt model, a ``pyscipopt.Model``, or a path
-            to an MPS or LP file.
+        oracle: a linear oracle (``solvers.function(call, n)`` makes one of a function), or what :func:`solvers.milp`
+            takes: a MathOpt model, a ``pyscipopt.Model``, or a path to an MPS or LP file.
         objective: if ``is_differentiable``, a torch function [..., n] -> [...]; otherwise any Python callable that
             takes one design as float64 array [n] and returns a number (a measurement, a simulation).
         is_differentiable: whether autograd may be used on ``objective``.
@@ -109,6 +109,12 @@ def problem(
     """
     if not isinstance(oracle, LinearOracle):
         import solvers
+
+        if callable(oracle):
+            raise InvalidInputError(
+                "Expected an oracle or a model, got a function. Try `solvers.function(call, n)` for a function from "
+                "costs [n] to a design [n]."
+            )
 
         oracle = solvers.milp(oracle)
     return FunctionProblem(

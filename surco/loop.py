@@ -15,7 +15,7 @@ from surco import checkpoint as checkpoints
 from surco import worker
 from surco.atomic import write_text
 from surco.bridge import to_torch
-from surco.budget import Budget, BudgetExhausted
+from surco.budget import Budget, BudgetExhausted, checked_seed
 from surco.counted import CountedProblem
 from surco.errors import InfeasibleError, InvalidInputError, NoDesignError, ResumeError
 from surco.ledger import Ledger
@@ -96,8 +96,7 @@ def solve(
         ('optimal', 0.0)
     """
     _check_problem(problem)
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise InvalidInputError(f"Expected `seed` to be an integer from 0 to 2**63 - 1, got {seed!r}.")
+    checked_seed(seed)
     if seconds is None and calls is None and objective_calls is None:
         seconds = DEFAULT_SECONDS
     if designs is not None or min_distance is not None:

@@ -14,6 +14,7 @@ from surco.errors import InvalidInputError, UnknownIdError
 from surco.protocols import Problem
 
 GROUP = "surco.problems"
+MODEL_FILES = (".mps", ".lp", ".mps.gz", ".lp.gz")  # what solvers.milp reads
 
 
 @runtime_checkable
@@ -121,7 +122,7 @@ def load(source: str | Path, /, **overrides: Any) -> Problem:
     if path.suffix == ".json":
         try:
             spec = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter where thousands of brackets are nested
             raise InvalidInputError(f"`{text}` is not JSON: {error}.") from error
         if isinstance(spec, Mapping) and "domain" not in spec and isinstance(spec.get("spec"), Mapping):
             spec = spec["spec"]
@@ -132,12 +133,18 @@ def load(source: str | Path, /, **overrides: Any) -> Problem:
         problem = reader(path) if reader else None
         if problem is not None:
             return problem
+    if text.lower().endswith(MODEL_FILES):
+        raise InvalidInputError(
+            f"`{text}` holds rules but no true cost. Try `surco.problem({text!r}, objective)` from Python."
+        )
     raise InvalidInputError(f"No installed domain reads `{text}`; a JSON spec needs a `domain` ({domain_names()}).")
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
     """``" Did you mean `x`?"`` for the nearest choice; otherwise the choices, shortened."""
     choices = sorted(choices)
+    if not choices:
+        return " There is none."
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     if near:
         return f" Did you mean `{near[0]}`?"

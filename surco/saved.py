@@ -51,7 +51,7 @@ def load_origin(folder: str | Path) -> dict[str, Any] | None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"`{path}` is not JSON: {error}.") from error
     if not isinstance(data, dict):
         raise InvalidInputError(f"Expected a JSON object in `{path}`, got {type(data).__name__}.")
@@ -69,7 +69,7 @@ def _result(data: Mapping[str, Any], *, is_whole: bool) -> Result:
     return Result(
         x=np.asarray(data["x"], dtype=np.float64),
         value=float(data["value"]),
-        bound=data.get("bound"),
+        bound=None if data.get("bound") is None else float(data["bound"]),
         is_feasible=bool(data.get("is_feasible", True)),  # an incumbent has passed the check, or it would not be one
         status=SolveStatus(data["status"]) if is_whole else SolveStatus.INTERRUPTED,
         method=str(data["method"]),

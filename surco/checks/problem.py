@@ -11,6 +11,7 @@ from torch import Tensor
 
 from solvers.oracle import Array, LinearOracle
 from surco.bridge import to_numpy, to_torch
+from surco.budget import checked_seed
 from surco.checks.oracle import TOLERANCE, judge_points, near_misses, random_costs, run_oracle_checks
 from surco.checks.report import Checker, Finding, Report, Skipped, expect
 from surco.checks.talents import Seen, run_talent_checks
@@ -35,7 +36,7 @@ def check_problem(problem: Problem, *, seed: int = 0) -> Report:
         CheckFailed: the first check that fails, with what was expected, what came, and what to try.
     """
     checker = Checker(type(problem).__name__)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed))
     judge = ProblemJudge(problem, rng)
     checker.run("parts", judge.check_parts)
     checker.run("initial costs", judge.check_initial_costs)

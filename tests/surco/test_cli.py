@@ -130,6 +130,7 @@ def test_a_second_run_replaces_the_first_whole(tmp_path: Path) -> None:
         (["solve", "toy/empty-v0", "--calls", "5"], 3, "no feasible design"),
         (["solve", "toy/mute-v0", "--calls", "5"], 4, "No feasible design within 5 oracle calls"),
         (["report", "nowhere"], 2, "result.json"),
+        (["check", "toy/choose-v0", "--seed", "-1"], 2, "Expected `seed`"),
         (["list", "zzzz"], 2, "No problem matches `zzzz`"),
     ],
 )
@@ -154,7 +155,27 @@ def test_json_of_a_run_without_design(id: str, code: int, status: str, capsys: p
     assert row["value"] is None
 
 
-@pytest.mark.parametrize("text", ["{not json", "[1, 2]", '{"domain": "nope"}', '{"x": 1}', ""])
+def test_a_model_file_has_no_cost_to_solve_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rules.mps"
+    path.write_text("NAME\n")
+    assert main(["solve", str(path)]) == 2
+    assert "surco.problem(" in capsys.readouterr().err
+
+
+def test_report_takes_the_file_too_and_refuses_nonsense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["solve", "toy/choose-v0", "--calls", "9", "--out", str(tmp_path)]) == 0
+    path = tmp_path / "result.json"
+    (tmp_path / "report.html").unlink()
+    assert main(["report", str(path)]) == 0
+    assert (tmp_path / "report.html").is_file()
+    for text in (json.dumps({**json.loads(path.read_text()), "bound": "low"}), "[" * 100_000):
+        path.write_text(text)
+        capsys.readouterr()
+        assert main(["report", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["{not json", "[1, 2]", '{"domain": "nope"}', '{"x": 1}', "", "[" * 100_000])
 def test_a_bad_spec_file_is_bad_input(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "spec.json"
     path.write_text(text)
@@ -230,7 +251,7 @@ def test_verify_judges_a_saved_result_anew(tmp_path: Path, capsys: pytest.Captur
     assert "rebuilds its problem" in capsys.readouterr().err
     (out / "result.json").write_text(json.dumps(saved))
     assert main(["verify", str(out), "--with", "nobody"]) == 2
-    assert "No judge `nobody`" in capsys.readouterr().err
+    assert "No judge `nobody` for this problem. There is none." in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ kills

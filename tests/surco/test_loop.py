@@ -218,6 +218,8 @@ def test_bad_arguments_say_what_to_try(arguments: dict[str, object], message: st
 
 
 def test_something_that_is_no_problem_is_refused() -> None:
+    with pytest.raises(surco.InvalidInputError, match=r"solvers\.function"):
+        surco.problem(lambda costs: costs < 0, lambda x: x.sum())
     with pytest.raises(surco.InvalidInputError, match="lacks objective, violation, initial_costs"):
         surco.solve(type("Half", (), {"oracle": ChooseK(3, 1)})())  # type: ignore[arg-type]
 
@@ -304,6 +306,8 @@ def test_a_method_that_never_asks_the_oracle_ends_under_a_budget_in_calls(method
         ({"seed": 1.5}, "`seed`"),
         ({"calls": "5"}, "`calls` to be a number"),
         ({"calls": 2.5}, "`calls` to be a whole number"),
+        ({"calls": float("inf")}, "`calls` > 0 and finite"),
+        ({"objective_calls": float("nan")}, "`objective_calls` > 0 and finite"),
     ],
 )
 def test_odd_types_are_refused(arguments: dict[str, object], message: str) -> None:
