@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from problems.sharding.bounds import quick_bound
+from problems.sharding.branch_bound import BranchBound
 from problems.sharding.costs import Combine
 from problems.sharding.fused import BoundFused
 from problems.sharding.level_bound import Form, LevelProgram
@@ -34,8 +35,8 @@ class ExactRun:
     """Search and bound of one problem; every `run` goes on where the last one stopped.
 
     Additive costs: local search against the quick bound, which is almost always tight; where it is not (unequal
-    devices, tight memory, few tables), CP-SAT takes turns with the search. Fused costs: the forms of the level bound
-    take turns with the search; forms far behind the best are dropped.
+    devices, tight memory, few tables), CP-SAT takes turns with the search. Fused costs: the branching bound and the
+    balanced form of the level bound take turns with the search; the one that falls behind is dropped.
     """
 
     def __init__(self, problem: ShardingProblem) -> None:
@@ -43,8 +44,8 @@ class ExactRun:
         self.bound = quick_bound(problem)
         self.search: PlanSearch | None = None
         self.is_empty = not math.isfinite(self.bound)
-        self._programs: dict[Form, LevelProgram] = {}
-        self._forms = list(Form)
+        self._programs: dict[Form | None, LevelProgram | BranchBound] = {}
+        self._forms: list[Form | None] = [None, Form.BALANCED]  # None: branching, which holds the other forms
         self._weighed_at = math.inf  # value of the plan that gave the weights of the programs
         self._slice = FIRST_SLICE_SECONDS
 
@@ -129,22 +130,26 @@ class ExactRun:
             self.search.offer(answer.choice)
 
     def _solve_levels(self, turn: float, deadline: float) -> None:
-        """One slice for each form of the bound that is still of use; a much better plan gives new weights."""
+        """One slice for each bound that is still of use; a much better plan gives new weights to the forms."""
         assert self.search is not None
         if self.search.best_value < self._weighed_at * (1.0 - 1e-3):
-            self._programs.clear()
+            for form in Form:
+                self._programs.pop(form, None)
             self._weighed_at = self.search.best_value
-        bounds: dict[Form, float] = {}
+        bounds: dict[Form | None, float] = {}
         for form in self._forms:
             left = deadline - time.perf_counter()
             if left < 0.5 * turn or not self._is_open():
                 return  # a linear program cut off is work lost
-            if form not in self._programs:
-                self._programs[form] = LevelProgram(self.problem, self.search.best, form)
-            program = self._programs[form]
+            program = self._programs.get(form)
+            if program is None:
+                if form is None:
+                    program = BranchBound(self.problem, self.search.best)
+                else:
+                    program = LevelProgram(self.problem, self.search.best, form)
+                self._programs[form] = program
             program.offer(self.search.best_value)
             bounds[form] = program.run(seconds=min(turn, left), gap=ENOUGH_GAP)
             self.bound = max(self.bound, min(bounds[form], self.search.best_value))
         gap = self.search.best_value - self.bound
-        self._forms = [form for form in self._forms if self.search.best_value - bounds[form] < 2.0 * gap]
-        self._forms = self._forms or [max(bounds, key=lambda form: bounds[form])]
+        self._forms = [form for form in self._forms if self.search.best_value - bounds[form] < 1.2 * gap]

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import surco
 from problems.sharding import (
     DOMAIN,
     AdditiveCost,
@@ -22,9 +23,11 @@ from problems.sharding import (
     Workload,
 )
 from problems.sharding.bounds import makespan_bound, quick_bound
+from problems.sharding.branch_bound import BranchBound
 from problems.sharding.level_bound import LevelProgram
 from problems.sharding.makespan_cpsat import solve_makespan
 from problems.sharding.search import PlanSearch
+from surco.protocols import Exact
 from tests.problems.sharding.small_instances import MODELS, all_plans, small_problem
 
 CASES = {
@@ -61,6 +64,46 @@ def test_level_bound_is_below_every_plan_and_above_nothing_better(seed, tables, 
     worst_plan = problem.oracle.choice(plans[int(values.argmax())].numpy()[None])[0]
     bound = LevelProgram(problem, worst_plan).run(seconds=1.0)  # told of the worst plan, so that nothing caps it
     assert bound <= best * (1 + 1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(has_rules=st.booleans(), cache_mib=st.sampled_from([0.05, 1.0, 50.0]), **CASES)
+def test_branch_bound_is_below_every_plan(seed, tables, devices, unequal, tightness, has_rules, cache_mib):
+    constraints = None
+    if has_rules and tables > 2 and devices > 1:
+        constraints = Constraints(pin={"t1": "d1"}, forbid=[("t0", "d0")])
+    problem = small_problem(
+        seed,
+        tables=tables,
+        devices=devices,
+        model=FusedCost(cache_mib=cache_mib),
+        unequal=unequal,
+        tightness=tightness,
+        constraints=constraints,
+    )
+    plans = all_plans(problem)
+    if not len(plans):
+        return
+    values = problem.objective(plans)
+    best = float(values.min())
+    worst_plan = problem.oracle.choice(plans[int(values.argmax())].numpy()[None])[0]
+    program = BranchBound(problem, worst_plan)  # told of the worst plan, so that nothing caps it
+    before = -math.inf
+    for _ in range(2):
+        bound = program.run(seconds=0.3)
+        assert before <= bound <= best * (1 + 1e-9)
+        before = bound
+
+
+def test_branch_bound_closes_a_gap_that_heavy_groups_leave():
+    """Four heavy tables on eight devices: no weights of the phases help while they may be cut into pieces."""
+    problem = DOMAIN.make("sharding/dlrm-50t-8d-nonlinear-v0", seed=2)
+    search = PlanSearch(problem, problem.rule_choices["marginal"], rng=np.random.default_rng(0))
+    search.run(seconds=30, rounds=5)
+    program = BranchBound(problem, search.best)
+    program.run(seconds=60, gap=0.01)  # a few programs
+    assert quick_bound(problem) * 1.016 < search.best_value
+    assert program.bound <= search.best_value <= program.bound * 1.0101
 
 
 def test_level_bound_beats_the_quick_bound_where_the_cache_matters():
@@ -199,3 +242,23 @@ def test_exact_where_greedy_rules_find_no_packing():
     assert float(problem.violation(answer.x)) == 0
     batch = problem.oracle.solve(torch.randn(4, problem.oracle.n, dtype=torch.float64).numpy())
     assert (batch.x == answer.x.numpy()).all()
+
+
+def test_auto_gives_exact_its_share_at_once(monkeypatch):
+    problem = small_problem(4, tables=5, devices=2, model=FusedCost())
+    plans = all_plans(problem)
+    values = problem.objective(plans)
+    best = plans[int(values.argmin())]
+    given_seconds = []
+
+    def exact(*, seconds, start):
+        assert start is not None  # the plans of the greedy rules come first
+        given_seconds.append(seconds)
+        return Exact(best, float(values.min()), True, 1)
+
+    monkeypatch.setattr(problem, "exact", exact)
+    result = surco.solve(problem, "auto", seconds=60)
+    assert result.value == float(values.min())
+    assert len(given_seconds) <= 1  # none if the greedy rules already met the bound
+    assert all(seconds > 40 for seconds in given_seconds)
+    assert given_seconds or result.gap == 0
