@@ -269,6 +269,7 @@ class ShardingProblem:
         return self.cost.combine is Combine.SLOWEST_DEVICE
 
     exact_goes_on = True
+    exact_share = 0.9  # its search is the best of the field here too: no other method found a better plan in equal time
 
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
         """Local search and a certified bound; a further call goes on where the last one stopped.

@@ -37,7 +37,9 @@ class Auto:
     turns; a turn goes to the arm with the best recent gain per cost, every third turn to the one that waited longest.
     In the middle of the run an exact method that was not done gets its share of the seconds, started from the
     incumbent. An exact method whose calls go on where the last one stopped (``problem.exact_goes_on``) takes turns like
-    any other arm. The last share of the budget polishes the incumbent by such a method, else by local search.
+    any other arm. The last share of the budget polishes the incumbent by such a method, else by local search. A problem
+    whose exact method is its best search too says so by ``problem.exact_share``, the part of the seconds it then gets,
+    at once after the heuristics; what it leaves, because it is done or makes no progress, goes to the other arms.
 
     Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
     method that is not declared fast takes part only if there is a budget in seconds.
@@ -67,7 +69,8 @@ class Auto:
         inner = problem.inner
         opening: list[str] = []
         fast = isinstance(inner, HasExact) and bool(getattr(inner, "exact_is_fast", False))
-        if fast:
+        leads = isinstance(inner, HasExact) and problem.ledger.budget.seconds is not None and _exact_share(inner) > 0.0
+        if fast and not leads:
             opening.append("exact")
         if self.prior is not None:
             check_prior(self.prior, problem)
@@ -75,12 +78,14 @@ class Auto:
         if isinstance(inner, HasHeuristics):
             opening.append("heuristics")  # before the first oracle call, which may take long
         opening.append("linear")
-        is_slow = isinstance(inner, HasExact) and not fast and problem.ledger.budget.seconds is not None
+        if leads:
+            opening.append("lead")
+        is_slow = isinstance(inner, HasExact) and not fast and not leads and problem.ledger.budget.seconds is not None
         if is_slow:
             opening.append("probe")
         if isinstance(inner, HasAggregates):
             opening.append("aggregates")
-        if problem.is_differentiable and (is_convex(inner) or not fast):
+        if problem.is_differentiable and (is_convex(inner) or not (fast or leads)):
             opening.append("slp")
         return {
             "opening": opening,
@@ -99,7 +104,8 @@ class Auto:
         """One opening move, or one turn of an arm."""
         if state["opening"]:
             name, *rest = state["opening"]
-            self._turn(problem, name, None, self.opening_share, generator)
+            share = _exact_share(problem.inner) if name == "lead" else self.opening_share
+            self._turn(problem, name, None, share, generator)
             return {**state, "opening": rest, "done": problem.ledger.is_optimal}, None
         if state["is_exact_due"] and self._used(problem) >= self.exact_at:
             self._turn(problem, "exact", None, 1.0, generator)
@@ -185,7 +191,7 @@ class Auto:
                 return SequentialLinearization()
             case "exact":
                 return ExactMethod(share=self.exact_share / (1 - self.exact_at))
-            case "exact_turn":
+            case "exact_turn" | "lead":
                 return ExactMethod(share=1.0, of_turn=True)
             case "probe":
                 return ExactMethod(share=self.probe_share)
@@ -219,3 +225,8 @@ class Auto:
                 used = max(used, ledger.oracle_calls / budget.calls + ledger.objective_calls / free)
             return used
         return max(used, ledger.seconds / float(budget.seconds or 1.0))
+
+
+def _exact_share(problem: object) -> float:
+    """Part of the seconds that the problem asks for its exact method; 0 where it does not."""
+    return float(getattr(problem, "exact_share", 0.0))
