@@ -13,9 +13,22 @@ Each finished reading is a line of ``compute.jsonl`` or ``comms.jsonl`` in DIR; 
 on where the first stopped. ``python -m benchmarks.sharding_measured pack DIR`` makes the file that is kept.
 
 FBGEMM on a machine that fetches nothing: its wheel is 465 MB. ``benchmarks/gpu_wheel.sh prepare`` packs it into parts
-of 56 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own; there, for each part in turn,
-``benchmarks/gpu_wheel.sh keep .carry/fbgemm/00``, and then ``. benchmarks/gpu_wheel.sh join`` unpacks the wheel and
-sets PYTHONPATH. A dry run of everything without a GPU:
+of 56 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own. The whole chain in 25 minutes of device
+time, in calls of at most 10 minutes on a machine with two GPUs that has torch alone, DIR the folder that comes back:
+
+    benchmarks/gpu_wheel.sh prepare                                       # here, before
+    benchmarks/gpu_wheel.sh keep .carry/fbgemm/00                         # there, a call for each part: 00, 01, ...
+    . benchmarks/gpu_wheel.sh join && for k in 0 1; do                    # there, one call: 330 + 100 s
+      CUDA_VISIBLE_DEVICES=$k python3 -m benchmarks.gpu_sharding_costs --out DIR --seconds 330 --part $k --parts 2 &
+    done; wait; python3 -m benchmarks.gpu_sharding_costs --out DIR --seconds 100 --two-gpus
+    python -m benchmarks.sharding_measured pack DIR --out campaign.npz    # here, with the machine given back
+    python -m benchmarks.sharding_measured train campaign.npz --out NETS  # held-out errors, additivity gap
+    python -m benchmarks.sharding_measured compare NETS --out COMPARED
+    python -m benchmarks.sharding_measured plans NETS --out plans.json
+    benchmarks/gpu_wheel.sh keep .carry/fbgemm/00                         # there, on a fresh machine: the parts again
+    . benchmarks/gpu_wheel.sh join && python3 -m benchmarks.gpu_sharding_plans plans.json --out DIR --seconds 420
+
+A dry run of everything without a GPU:
 
     python -m benchmarks.gpu_sharding_costs --out DIR --device cpu --small --seconds 30
     python -m benchmarks.gpu_sharding_costs --out DIR --device cpu --small --seconds 10 --two-gpus

@@ -139,7 +139,7 @@ def table(rows: list[Row], later: list[Row], *, cap: int) -> str:
         "# Expert placement",
         "",
         f"`{ID}`, {len({row['seed'] for row in rows})} traces; means, in brackets the worst. Value = largest / "
-        "mean load + 0.25 x further nodes per token. Bounds are certified: no plan can have a smaller largest load or value.",
+        "mean load + 0.25 x further nodes per token. Bounds are certified: no plan has a smaller load or value.",
         "",
         "| method | largest / mean load | balance | further nodes per token | value | gap to the bound | value, next "
         "window | largest / mean load, next window | CPU s |",

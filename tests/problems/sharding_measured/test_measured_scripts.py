@@ -103,6 +103,25 @@ def test_clock_counts_calls_and_sees_work() -> None:
     assert profiled_ms(work, CPU, calls=1) > 0
 
 
+def test_measuring_starts_where_only_torch_numpy_and_scipy_are(tmp_path: Path) -> None:
+    """A machine lent for measuring has no solver, no reinforcement learning, no reports."""
+    missing = ("ortools", "pyscipopt", "ray", "gymnasium", "numba", "rich", "matplotlib", "networkx", "safetensors")
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({missing!r})
+from benchmarks import gpu_sharding_costs, gpu_sharding_plans
+arguments = gpu_sharding_costs.parse(["--out", {str(tmp_path)!r}, "--device", "cpu", "--small"])
+_, members, batch, _ = next(gpu_sharding_costs.combinations(arguments, gpu_sharding_costs.pool_of(arguments)))
+print(len(members), batch, gpu_sharding_plans.MODULE)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], timeout=240, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[0] == "1"
+    assert "benchmarks.gpu_sharding_plans" in done.stdout
+
+
 def run(module: str, *words: str) -> None:
     command = [sys.executable, "-W", "ignore", "-m", module, *words]
     done = subprocess.run(command, timeout=240, capture_output=True, text=True, check=False)
