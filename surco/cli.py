@@ -35,7 +35,11 @@ exit codes: 0 a feasible design, 1 an unexpected error, 2 bad input, 3 the rules
 
 
 class Command(Protocol):
-    """A subcommand: a module or object with these two functions, as published in the group ``surco.commands``."""
+    """A subcommand: a module or object with these two functions, as published in the group ``surco.commands``.
+
+    A command that has a use for arguments it does not know sets the default ``accept``, a function of the namespace and
+    these arguments, on its parser; else they are an error.
+    """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the arguments."""
@@ -51,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("surco").addHandler(logging.NullHandler())  # notes are shown at the end, not as they come
     try:
-        arguments = _parser(argv).parse_args(argv)
+        parser = _parser(argv)
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and not hasattr(arguments, "accept"):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            arguments.accept(arguments, rest)
         arguments.argv = argv
         return arguments.run(arguments)
     except BrokenPipeError:  # the reader (`| head`) has seen enough

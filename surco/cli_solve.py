@@ -46,7 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--objective-calls", type=int, help="objective calls")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice of the method (default 0)")
     many = {"action": "append", "default": [], "metavar": "KEY=VALUE"}
-    parser.add_argument("--set", **many, help="change the instance, as in --set seed=3; may be repeated")
+    parser.add_argument(
+        "--set", **many, help="change the instance, as in --set robust=1; may be repeated; --robust 1 after ID does too"
+    )
+    parser.set_defaults(accept=accept)
     parser.add_argument("--option", **many, help="of the method, as in --option step_size=0.1; may be repeated")
     parser.add_argument("--out", type=Path, metavar="DIR", help="save checkpoint, result.json and report.html here")
     parser.add_argument(
@@ -101,6 +104,22 @@ def run(arguments: argparse.Namespace) -> int:
         writer(to_torch(result.x), Path(path))
     _print(arguments, result)
     return 0 if result.is_feasible else 4
+
+
+def accept(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Take options that the command does not know for changes of the instance: --robust 1 is --set robust=1.
+
+    Raises:
+        InvalidInputError: something else than --KEY VALUE or --KEY=VALUE.
+    """
+    words, found = list(rest), list(arguments.set)
+    while words:
+        key, sign, value = words.pop(0).partition("=")
+        if not key.startswith("--") or (not sign and (not words or words[0].startswith("--"))):
+            raise InvalidInputError(f"Unrecognized argument `{key}`. Options of an instance are given as --KEY VALUE.")
+        value = value if sign else words.pop(0)
+        found.append(f"{key[2:].replace('-', '_')}={value}")
+    arguments.set = found
 
 
 def pairs(texts: Sequence[str], flag: str) -> dict[str, Any]:
