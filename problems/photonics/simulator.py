@@ -40,8 +40,9 @@ class Simulator:
         cache_dir: where condensed exteriors are kept; default the user's cache folder; False for no cache.
 
     Note:
-        Double precision only. In single precision blocks near a resonance spoil about one design in ten, and the whole
-        gain would be a factor of 1.5.
+        Double precision only. In single precision blocks near a resonance can spoil a design, and the gain on a CPU is
+        small: on the bend at 40 nm loss and gradient of a design at two wavelengths took 9.0 CPU-ms in double and 6.9
+        in single precision (60 random painted designs; largest error of S 1.5e-6, of the gradient 7e-4, none spoiled).
 
     Example:
         >>> from problems.photonics.geometry import waveguide_bend
