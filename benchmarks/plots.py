@@ -78,7 +78,6 @@ def _draw(
         style_axes(axis, theme)
         axis.set_xscale("log")
         axis.set_yscale("log")
-        plain_ticks(axis)
         axis.set_xlabel(words)
         ends = [row[name] for rows in runs.values() for row in rows]
         first = [point[column] for rows in runs.values() for row in rows for point in row["trace"]]
@@ -91,6 +90,7 @@ def _draw(
             style = {"color": color_of(k), "linestyle": DASHES[k // 10 % len(DASHES)]}
             axis.step(grid, middle, where="post", linewidth=1.7, label=label, **style)
             axis.fill_between(grid, low, high, step="post", color=color_of(k), alpha=0.08, linewidth=0.0)
+        plain_ticks(axis)
     kind = "relative" if plan.regret == "relative" else "absolute"
     panels[0].set_ylabel(f"mean {kind} distance to best known\n(floor {floor:g})")
     panels[0].set_ylim(bottom=0.5 * min(least, 1.0))

@@ -46,11 +46,11 @@ def _draw(results: Mapping[str, Result], theme: str) -> Figure:
         style_axes(axis, theme)
         axis.set_xlabel(label)
         axis.set_xscale("log" if name == "cpu_seconds" else _scale([_cost(r, name) for r in results.values()]))
-        plain_ticks(axis)
         for k, (title, result) in enumerate(results.items()):
             _curve(axis, result, name, title, color_of(k), DASHES[k // len(COLORS) % len(DASHES)])
         _bound(axis, list(results.values()), name, THEMES[theme]["soft"])
         axis.set_ylim(*limits)
+        plain_ticks(axis)
     panels[0].set_ylabel("value")
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False)
@@ -85,11 +85,13 @@ def style_axes(axis: Axes, theme: str) -> None:
 
 
 def plain_ticks(axis: Axes) -> None:
-    """Write 0.01, 0.02 and 1000 on a logarithmic axis, not powers of ten."""
+    """Write 0.01, 0.02 and 1000 on a logarithmic axis, not powers of ten; for an axis that has its curves."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     if axis.get_xscale() == "log":
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+        low, high = axis.get_xlim()
+        subs = (1.0, 2.0, 5.0) if high <= 1e3 * low else (1.0,)  # 10, 20, 50 ... over many decades would overlap
+        axis.xaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html.parser
+import io
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,6 +207,20 @@ def test_curves_of_any_trace_can_be_drawn(trace: tuple[Point, ...], value: float
     for drawing in drawings.values():
         low, high = drawing.axes[0].get_ylim()
         assert low < value < high
+
+
+def test_many_decades_of_cost_keep_their_labels_apart() -> None:
+    points = [Point(10**k, 2 * 10**k, 0.1 * 10**k, 0.1 * 10**k, 9.0 - k, None, "") for k in range(5)]
+    figure = anytime({"a": make_result(trace=tuple(points), value=4.0)})["light"]
+    figure.savefig(io.BytesIO(), format="png")
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        shown = [
+            label for label, at in zip(axis.get_xticklabels(), axis.get_xticks(), strict=True) if low <= at <= high
+        ]
+        boxes = [label.get_window_extent() for label in shown]
+        assert len(boxes) >= 3
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
 
 
 def test_a_wild_start_does_not_flatten_the_curve() -> None:
