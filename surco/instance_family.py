@@ -12,7 +12,9 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from solvers.fanout import MapPool
-from solvers.oracle import Array
+from solvers.oracle import Array, LinearOracle
 from surco.bridge import to_numpy, to_torch
 from surco.errors import InvalidInputError, UnknownIdError
 from surco.protocols import Problem
@@ -171,6 +173,9 @@ class Family(ABC):
     gradient: str = "perturbed"
     """Name of the gradient that training uses by default, see :mod:`surco.training.gradients`."""
 
+    training: Mapping[str, Any] = MappingProxyType({})
+    """Settings of training with that gradient, where others than those of `surco.TrainConfig` are better."""
+
     def relabeling(self, problem: Problem, costs: Array) -> Index | None:
         """Names under which the problem's oracle understands costs [R, n], where it breaks a symmetry; None: their own.
 
@@ -186,19 +191,31 @@ class Family(ABC):
         return variables.new_ones(len(variables))
 
     def solve(
-        self, batch: Batch, instances: Sequence[Instance], costs: Tensor, *, pool: MapPool | None = None
+        self,
+        batch: Batch,
+        instances: Sequence[Instance],
+        costs: Tensor,
+        *,
+        pool: MapPool | None = None,
+        is_relaxed: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Vertices of padded costs [B, M, *design shape].
+        """Vertices of padded costs [B, M, *design shape]; with ``is_relaxed`` of the linear relaxations instead.
 
         Returns:
             x like ``costs``, and has_point [B, M] bool; x is zero without a point.
+
+        Raises:
+            InvalidInputError: ``is_relaxed``, and an oracle that offers no relaxation.
         """
         questions = [
-            Question(self.id, instance.split, instance.seed, to_numpy(row))
+            Question(self.id, instance.split, instance.seed, to_numpy(row), is_relaxed)
             for instance, row in zip(instances, batch.rows(costs), strict=True)
         ]
         if pool is None:
-            found = [ask(self, instance.problem, row.costs) for row, instance in zip(questions, instances, strict=True)]
+            found = [
+                ask(self, instance.problem, row.costs, is_relaxed=is_relaxed)
+                for row, instance in zip(questions, instances, strict=True)
+            ]
         else:
             found = list(pool.map(_answer, questions))
         x = batch.padded([to_torch(point) for point, _ in found]).to(costs)
@@ -252,6 +269,7 @@ class Question:
     split: Split
     seed: int
     costs: Array
+    is_relaxed: bool = False
 
 
 _KNOWN: dict[tuple[str, Split, int], Instance] = {}
@@ -266,15 +284,27 @@ def _answer(question: Question) -> tuple[Array, NDArray[np.bool_]]:
         if len(_KNOWN) >= _KNOWN_LIMIT:
             _KNOWN.clear()
         _KNOWN[key] = source.sample(question.split, seed=question.seed)
-    return ask(source, _KNOWN[key].problem, question.costs)
+    return ask(source, _KNOWN[key].problem, question.costs, is_relaxed=question.is_relaxed)
 
 
-def ask(family: Family, problem: Problem, costs: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Vertices [M, n] of costs [M, n] in the names of the costs (zero without a point), and has_point [M] bool."""
-    oracle = problem.oracle
-    if getattr(oracle, "needs_nonnegative_costs", False):
+def ask(family: Family, problem: Problem, costs: Array, *, is_relaxed: bool = False) -> tuple[Array, NDArray[np.bool_]]:
+    """Vertices [M, n] of costs [M, n] in the names of the costs (zero without a point), and has_point [M] bool.
+
+    With ``is_relaxed`` the points are those of the oracle's linear relaxation, which may be fractional. The rows of one
+    call start from each other's basis; no call starts from an earlier one's, so that answers do not depend on what
+    this process was asked before.
+
+    Raises:
+        InvalidInputError: ``is_relaxed``, and the oracle has no ``relaxation``.
+    """
+    oracle = relaxation(problem) if is_relaxed else problem.oracle
+    if getattr(problem.oracle, "needs_nonnegative_costs", False):
         costs = np.maximum(costs, 0.0)
-    names = family.relabeling(problem, costs)
+    if is_relaxed:
+        reset = getattr(oracle, "reset", None)
+        if callable(reset):
+            reset()
+    names = None if is_relaxed else family.relabeling(problem, costs)  # a relaxation breaks no symmetry
     found = oracle.solve(costs if names is None else np.take_along_axis(costs, names, axis=1))
     x = np.where(found.has_point[:, None], found.x, 0.0)
     if names is not None:
@@ -282,6 +312,26 @@ def ask(family: Family, problem: Problem, costs: Array) -> tuple[Array, NDArray[
         np.put_along_axis(own, names, x, axis=1)
         x = own
     return x, found.has_point
+
+
+_RELAXATIONS: WeakKeyDictionary[Any, LinearOracle] = WeakKeyDictionary()
+
+
+def relaxation(problem: Problem) -> LinearOracle:
+    """The linear relaxation of a problem's oracle, made once.
+
+    Raises:
+        InvalidInputError: the oracle offers none.
+    """
+    oracle: Any = problem.oracle
+    if oracle not in _RELAXATIONS:
+        make = getattr(oracle, "relaxation", None)
+        if not callable(make):
+            raise InvalidInputError(
+                f"The oracle {type(oracle).__name__} offers no linear relaxation; train with `is_relaxed=False`."
+            )
+        _RELAXATIONS[oracle] = make()
+    return _RELAXATIONS[oracle]
 
 
 class FamilySource(Protocol):

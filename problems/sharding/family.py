@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,10 @@ class ShardingFamily(Family):
     """
 
     gradient = "landscape"
+    # The bin model is small and learns from plans, of which each instance gives any number: few instances, many steps.
+    training = MappingProxyType(
+        {"samples": 8, "step_size": 3e-3, "instances": 96, "validation": 16, "validate_every": 500}
+    )
 
     def __init__(self, id: str, distribution: Distribution) -> None:
         self.id = id
@@ -230,7 +235,13 @@ class ShardingFamily(Family):
         return min(float(problem.objective(x)) for x in problem.heuristics().values())
 
     def solve(
-        self, batch: Batch, instances: Sequence[Instance], costs: Tensor, *, pool: MapPool | None = None
+        self,
+        batch: Batch,
+        instances: Sequence[Instance],
+        costs: Tensor,
+        *,
+        pool: MapPool | None = None,
+        is_relaxed: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Cheapest device of every table where the memory allows, on the device of the costs; else the oracle.
 
@@ -247,7 +258,7 @@ class ShardingFamily(Family):
             return x, torch.ones_like(fits)
         rows = (~fits).any(1).nonzero().squeeze(-1).tolist()
         part = Batch({name: value[rows] for name, value in features.items()})
-        exact, found = super().solve(part, [instances[b] for b in rows], costs[rows], pool=pool)
+        exact, found = super().solve(part, [instances[b] for b in rows], costs[rows], pool=pool, is_relaxed=is_relaxed)
         has_point = torch.ones_like(fits)
         for k, b in enumerate(rows):
             x[b] = torch.where(fits[b][:, None, None], x[b], exact[k])

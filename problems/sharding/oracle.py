@@ -18,6 +18,7 @@ from problems.sharding.symmetry import Index, canonical, is_canonical
 from solvers.oracle import Array, OracleBatch, Status, as_costs
 
 if TYPE_CHECKING:
+    from problems.sharding.placement_lp import PlacementRelaxation
     from problems.sharding.placement_milp import PlacementMilp
 
 MEMORY_SLACK = 1e-9  # relative; byte counts are exact, the slack only forgives sums of floats given by users
@@ -129,6 +130,12 @@ class PlacementOracle:
                 x[b], objective[b], bound[b] = np.nan, np.nan, -np.inf
         spent = np.full(batch, (time.perf_counter() - start) / max(batch, 1))
         return OracleBatch(x, objective, bound, tuple(status), spent, tuple(message))
+
+    def relaxation(self) -> PlacementRelaxation:
+        """The linear program without integrality and without a canonical order, for gradients."""
+        from problems.sharding.placement_lp import PlacementRelaxation
+
+        return PlacementRelaxation(self)
 
     def violation(self, x: Array) -> Array:
         """Largest violation, [..., n] -> [...].

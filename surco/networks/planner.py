@@ -8,6 +8,7 @@ from torch import Tensor, nn
 LEAST_LOAD = 1e-3  # ms; loads below it look alike in the logarithm
 LEAST_GAIN = 1e-6  # relative, of a move in the learned landscape
 LEAST_COST = 1e-6  # relative, of leaving the plan
+SLACK = 1e-6  # relative, of memory in single precision; the oracle has the last word
 
 
 class BinModel(nn.Module):
@@ -43,16 +44,17 @@ class PlanningNetwork(nn.Module):
     """Costs [B, T, D] by a search that never asks the objective: only the learned bin model.
 
     The value of a plan is, in the model, the sum over phases of the smooth maximum over bins. The forward pass places
-    items one after another where that grows least, heaviest first, then improves the plan by moves from, and swaps
-    with, the most critical bin. The costs are the model's single changes: entry (t, d) is what moving item t to bin d
-    would cost, relative to the value of the plan; zero where the item is. They are what SurCo calls the linear
-    surrogate, and the oracle turns them into the nearest plan that keeps every rule.
+    items one after another where that grows least, heaviest first; takes that plan or ``start``, whichever the model
+    likes better; then improves it by moves from, and swaps with, the most critical bin. The costs are the model's
+    single changes: entry (t, d) is what moving item t to bin d would cost, relative to the value of the plan; zero
+    where the item is. They are what SurCo calls the linear surrogate, and the oracle turns them into the nearest plan
+    that keeps every rule.
 
     All steps are batched over instances; the loops run over items and rounds. Nothing is differentiated through the
     search: the bin model is trained on measured times (:meth:`landscape_loss`).
 
     Features: ``weights`` [B, F, T, D], ``variables`` and ``allowed`` [B, T, D], ``memory`` [B, T], ``capacity``
-    [B, D]; for learning alone ``start`` [B, T, D], a plan around which measurements are taken.
+    [B, D]; ``start`` [B, T, D], a known plan, around which measurements are taken to learn.
 
     Args:
         weights: F.
@@ -106,7 +108,7 @@ class PlanningNetwork(nn.Module):
         """Costs [B, T, D], non-negative, zero at the planned bin and where padded."""
         with torch.no_grad():
             view = _View(features)
-            plan = self._improved(view, self._grown(view))
+            plan = self._improved(view, self._begun(view, features))
             changes, value = self._moves(view, plan)
             relative = ((changes - value[:, None, None]) / value[:, None, None]).clamp(min=LEAST_COST)
             costs = torch.where(plan > 0, 0.0, relative)
@@ -115,7 +117,18 @@ class PlanningNetwork(nn.Module):
     def plan(self, features: dict[str, Tensor]) -> Tensor:
         """The plan [B, T, D] that the search ends with."""
         view = _View(features)
-        return self._improved(view, self._grown(view))
+        return self._improved(view, self._begun(view, features))
+
+    def _begun(self, view: _View, features: dict[str, Tensor]) -> Tensor:
+        """The better one in the learned landscape [B, T, D]: the grown plan, or the given one where it keeps memory."""
+        grown, given = self._grown(view), features["start"].to(view.mask)
+        plans = torch.stack([grown, given], dim=1)
+        loads = torch.einsum("btdf,bmtd->bmdf", view.weights, plans)
+        values = self._value(self.model(loads), view.has_bin)  # [B, 2]
+        used = torch.einsum("btd,bt->bd", given, view.memory)
+        is_plan = ((given * view.pairs).sum(-1) == view.mask.amax(-1)).all(-1)
+        is_given = (values[:, 1] < values[:, 0]) & is_plan & (used <= view.capacity * (1.0 + SLACK)).all(-1)
+        return torch.where(is_given[:, None, None], given, grown)
 
     def _value(self, times: Tensor, has_bin: Tensor) -> Tensor:
         """Times [B, ..., D, P] -> [B, ...]."""

@@ -20,6 +20,11 @@ class TrainConfig:
         batch: instances a step.
         samples: perturbed costs of each instance.
         sigma: size of the noise; relative to the root mean square of the costs, for ``local`` absolute.
+        is_relaxed: take the gradient's points from the linear relaxation of each oracle, warm-started from row to row;
+            validation asks the oracle itself.
+        parts: parts of a batch: the oracle answers for one while the network works on the next. The weights depend on
+            it, but not on how many workers answer. 0: two where the device is not the CPU and the gradient asks the
+            oracle for whole designs one by one, else one.
         step_size: of Adam, after the warm-up; falls to a twentieth along a half cosine.
         warmup: steps in which the step size grows from zero.
         clip: largest norm of the gradient.
@@ -40,6 +45,8 @@ class TrainConfig:
     batch: int = 16
     samples: int = 4
     sigma: float = 0.1
+    is_relaxed: bool = False
+    parts: int = 0
     step_size: float = 1e-3
     warmup: int = 20
     clip: float = 1.0
@@ -61,6 +68,8 @@ class TrainConfig:
                 raise InvalidInputError(
                     f"Expected `{name}` to be an integer of at least 1, got {getattr(self, name)!r}."
                 )
+        if not isinstance(self.parts, int) or self.parts < 0:
+            raise InvalidInputError(f"Expected `parts` to be an integer of at least 0, got {self.parts!r}.")
         for name in ("sigma", "step_size", "clip"):
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"Expected `{name}` > 0, got {getattr(self, name)!r}.")

@@ -43,6 +43,7 @@ class Step:
         sigma: size of the noise.
         pool: for the oracle calls.
         targets: [B, *design shape], designs to imitate; only for ``imitation``.
+        is_relaxed: ask the linear relaxations instead of the oracles.
     """
 
     family: Family
@@ -54,10 +55,11 @@ class Step:
     sigma: float
     pool: MapPool | None
     targets: Tensor | None = None
+    is_relaxed: bool = False
 
     def solve(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         """Vertices of costs [B, M, ...]."""
-        return self.family.solve(self.batch, self.instances, costs, pool=self.pool)
+        return self.family.solve(self.batch, self.instances, costs, pool=self.pool, is_relaxed=self.is_relaxed)
 
     def values(self, x: Tensor) -> Tensor:
         """F over scale at x [B, M, ...], [B, M]."""
@@ -211,6 +213,9 @@ GRADIENTS: Mapping[str, Gradient] = MappingProxyType(
         "imitation": imitation,
     }
 )
+
+RELAXABLE = ("perturbed", "score", "identity", "imitation")
+"""Gradients whose points may be fractional; the others are made of single changes of whole designs."""
 
 
 def _sampled(step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

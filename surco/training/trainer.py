@@ -22,13 +22,15 @@ from surco.registry import from_spec
 from surco.result import Result
 from surco.training.adam import Adam
 from surco.training.config import TrainConfig
-from surco.training.gradients import GRADIENTS, Step
+from surco.training.gradients import GRADIENTS, RELAXABLE, Step
 from surco.training.journal import Journal
+from surco.training.overlap import Overlap
 from surco.training.prior import Prior
 
 TARGET = "target"  # feature of a logged run: its design
 LEAST_SHARE = 0.05  # of the step size at the end
 DEFAULT_STEPS = 1000
+DRAWING_SHARE = 0.25  # of the seconds
 LANDSCAPE = "landscape"  # not a gradient through the oracle: regression on measurements
 
 Progress = Callable[[dict[str, Any]], None]
@@ -57,7 +59,8 @@ def train(
     Args:
         family_or_id: a family or the id of one, see ``surco families``.
         steps: steps at most; 1000 where neither is given.
-        seconds: wall seconds at most.
+        seconds: wall seconds at most, of which a quarter at most goes to drawing training instances (then there may be
+            fewer of them than ``instances``).
         seed: of weights, instances, noise.
         out: folder for checkpoint, log (``log.jsonl``) and the prior.
         resume: go on from the checkpoint in ``out``, if there is one.
@@ -73,7 +76,8 @@ def train(
         ResumeError: the checkpoint is of another run.
     """
     source = family(family_or_id) if isinstance(family_or_id, str) else family_or_id
-    settings = TrainConfig.of(config)
+    is_own = config.get("gradient") in (None, "", source.gradient) and runs is None
+    settings = TrainConfig.of({**(source.training if is_own else {}), **config})
     for name, value in (("steps", steps), ("seconds", seconds)):
         if value is not None and not value > 0:
             raise InvalidInputError(f"Expected `{name}` > 0, got {value!r}.")
@@ -85,6 +89,10 @@ def train(
     if chosen not in (*GRADIENTS, LANDSCAPE):
         known = ", ".join((*GRADIENTS, LANDSCAPE))
         raise InvalidInputError(f"Expected `gradient` to be one of {known}, got {chosen!r}.")
+    if settings.is_relaxed and chosen not in RELAXABLE:
+        raise InvalidInputError(
+            f"Expected `is_relaxed` with one of the gradients {', '.join(RELAXABLE)}, got {chosen!r}."
+        )
     folder = Path(out) if out is not None else None
     if resume and folder is None:
         raise ResumeError("Expected `out`, the folder to resume from, together with `resume=True`.")
@@ -122,6 +130,9 @@ class _Run:
         self.steps, self.seconds, self.seed, self.folder = steps, seconds, seed, folder
         self.pool = pool
         self.device = torch.device(settings.device)
+        self.parts = settings.parts or (2 if self.device.type != "cpu" and gradient in RELAXABLE else 1)
+        if gradient == LANDSCAPE:
+            self.parts = 1  # it asks no oracle
         with torch.random.fork_rng(devices=[]):  # the layers draw their first weights from the global generator
             torch.manual_seed(seed)
             self.network = source.network(**settings.network)
@@ -138,7 +149,7 @@ class _Run:
         self.best_weights = self._weights()
         self.logged: list[Instance] = []
         self.is_finished = False
-        self.spent = {"forward_backward": 0.0, "gradient": 0.0, "validation": 0.0}
+        self.spent = {"forward_backward": 0.0, "gradient": 0.0, "hidden": 0.0, "validation": 0.0}
         self.journal = Journal(folder, progress, has_tensorboard=settings.tensorboard)
 
     # ------------------------------------------------------------------ loop
@@ -146,27 +157,30 @@ class _Run:
     def go(self) -> Prior:
         begun = time.perf_counter()
         clock = begun
-        train_set = self.logged or [self.family.sample(Split.TRAIN, seed=k) for k in range(self.settings.instances)]
         check = [self.family.sample(Split.VALIDATION, seed=k) for k in range(self.settings.validation)]
         references = [self.family.reference(instance.problem) for instance in check]
+        train_set = self.logged or self._drawn(begun)
         drawing = time.perf_counter() - begun
+        if self.seconds is not None:
+            self.elapsed += drawing
         if self.step == 0:
             self._validate(check, references)
         saved = clock = time.perf_counter()
         loss, count = 0.0, 0
-        while not self.is_finished and not self._is_over():
-            loss += self._one(train_set)
-            count += 1
-            self.step += 1
-            now = time.perf_counter()
-            self.elapsed += now - clock
-            clock = now
-            if self.step % self.settings.validate_every == 0 or self._is_over():
-                self._validate(check, references, loss / count)
-                loss, count = 0.0, 0
-            if self.folder is not None and now - saved >= self.settings.save_seconds:
-                self._save()
-                saved = time.perf_counter()
+        with Overlap(self.parts > 1, self.settings.threads) as overlap:
+            while not self.is_finished and not self._is_over():
+                loss += self._one(train_set, overlap)
+                count += 1
+                self.step += 1
+                now = time.perf_counter()
+                self.elapsed += now - clock
+                clock = now
+                if self.step % self.settings.validate_every == 0 or self._is_over():
+                    self._validate(check, references, loss / count)
+                    loss, count = 0.0, 0
+                if self.folder is not None and now - saved >= self.settings.save_seconds:
+                    self._save()
+                    saved = time.perf_counter()
         self.is_finished = True
         if self.folder is not None:
             self._save()
@@ -179,6 +193,7 @@ class _Run:
             "steps": self.step,
             "seconds": self.elapsed,
             "drawing_seconds": drawing,
+            "instances": len(train_set),
             "seconds_of": dict(self.spent),
             "best_step": self.best_step,
             "validation_regret": self.best,
@@ -189,38 +204,61 @@ class _Run:
         self.journal.close()
         return prior
 
+    def _drawn(self, begun: float) -> list[Instance]:
+        """Training instances: all of them, or as many as a quarter of the seconds gives, at least a batch."""
+        drawn: list[Instance] = []
+        for k in range(self.settings.instances):
+            is_late = self.seconds is not None and time.perf_counter() - begun > DRAWING_SHARE * self.seconds
+            if is_late and k >= self.settings.batch:
+                break
+            drawn.append(self.family.sample(Split.TRAIN, seed=k))
+        return drawn
+
     def _is_over(self) -> bool:
         return (self.steps is not None and self.step >= self.steps) or (
             self.seconds is not None and self.elapsed >= self.seconds
         )
 
-    def _one(self, train_set: list[Instance]) -> float:
-        """One step; returns its loss."""
+    def _one(self, train_set: list[Instance], overlap: Overlap) -> float:
+        """One step; returns its loss. The oracle answers for a part while the network works on the next."""
         s = self.settings
         begun = time.perf_counter()
         sequence = np.random.SeedSequence([self.seed, self.step])
         rng = np.random.default_rng(sequence)
-        generator = torch.Generator(self.device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         chosen = [train_set[k] for k in rng.permutation(len(train_set))[: s.batch]]
-        batch = self._batch(chosen)
+        count = min(self.parts, len(chosen))
+        states = sequence.generate_state(count, np.uint64)
+        generators = [torch.Generator(self.device).manual_seed(int(state >> np.uint64(1))) for state in states]
         self.network.train()
         if self.gradient == LANDSCAPE:
-            return self._fit(batch, generator)
-        costs = self._costs(batch)
-        middle = time.perf_counter()
-        targets = batch.features.get(TARGET)
-        pool = None if self.logged else self.pool  # a worker draws its instance again, and these were not drawn
-        step = Step(self.family, batch, chosen, costs.detach(), generator, s.samples, s.sigma, pool, targets)
-        with torch.no_grad():
-            loss, grad = GRADIENTS[self.gradient](step)
-        self._synchronize()
-        after = time.perf_counter()
-        grad = torch.nan_to_num(grad, posinf=0.0, neginf=0.0) / len(chosen)
-        costs.backward(grad)
+            return self._fit(self._batch(chosen), generators[0])
+        work = []
+        for first, generator in zip(range(count), generators, strict=True):
+            part = chosen[first::count]
+            batch = self._batch(part)
+            costs = self._costs(batch)
+            targets = batch.features.get(TARGET)
+            pool = None if self.logged else self.pool  # a worker draws its instance again, and these were not drawn
+            step = Step(
+                self.family, batch, part, costs.detach(), generator, s.samples, s.sigma, pool, targets, s.is_relaxed
+            )
+            work.append((costs, overlap.ask(GRADIENTS[self.gradient], step)))
+        losses, waited = [], 0.0
+        for costs, answer in work:
+            clock = time.perf_counter()
+            loss, grad = answer()
+            self._synchronize()
+            waited += time.perf_counter() - clock
+            losses.append(loss)
+            costs.backward(torch.nan_to_num(grad, posinf=0.0, neginf=0.0) / len(chosen))
         self.optimizer.step(s.step_size * self._share())
         self._synchronize()
-        self.spent["forward_backward"] += middle - begun + time.perf_counter() - after
-        self.spent["gradient"] += after - middle
+        waited += overlap.waited
+        self.spent["forward_backward"] += time.perf_counter() - begun - waited
+        self.spent["gradient"] += waited
+        self.spent["hidden"] += max(overlap.worked - waited, 0.0)
+        overlap.clear()
+        loss = torch.cat(losses)
         return float(loss[torch.isfinite(loss)].mean())
 
     def _fit(self, batch: Batch, generator: torch.Generator) -> float:
@@ -314,6 +352,7 @@ class _Run:
         settings = self.settings.to_json()
         for name in ("save_seconds", "tensorboard", "patience"):
             settings.pop(name)
+        settings["parts"] = self.parts
         return {"family": self.family.id, "seed": self.seed, "gradient": self.gradient, "settings": settings}
 
     def _save(self) -> None:

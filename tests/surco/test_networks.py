@@ -182,13 +182,26 @@ def test_rounds_improve_the_plan_in_the_learned_landscape_and_keep_the_memory():
     assert bool((used <= features["capacity"] * (1 + 1e-9)).all())
 
 
+def test_the_plan_is_never_worse_in_the_model_than_the_known_one_nor_takes_one_that_overfills():
+    _, network, features = planning()
+    known = network.plan(features)  # better in the model than what is grown alone, most likely
+    again = network.plan({**features, "start": known})
+    assert float(learned_value(network, features, again)) <= float(learned_value(network, features, known)) + 1e-12
+    heap = torch.zeros_like(known)
+    heap[:, :, 0] = 1.0
+    small = {**features, "capacity": features["capacity"] * 0 + features["memory"].sum() * 0.6}
+    plan = network.plan({**small, "start": heap})
+    used = torch.einsum("btd,bt->bd", plan, features["memory"])
+    assert bool((used <= small["capacity"]).all())
+
+
 def test_the_planned_value_does_not_depend_on_the_order_of_items_and_bins():
     _, network, features = planning()
     generator = torch.Generator().manual_seed(0)
     tables, devices = features["variables"].shape[1:]
     rows, columns = torch.randperm(tables, generator=generator), torch.randperm(devices, generator=generator)
     moved = dict(features)
-    for name in ("allowed", "variables"):
+    for name in ("allowed", "variables", "start"):
         moved[name] = features[name][:, rows][:, :, columns]
     moved["weights"] = features["weights"][:, :, rows][..., columns]
     moved["memory"], moved["capacity"] = features["memory"][:, rows], features["capacity"][:, columns]
