@@ -7,6 +7,9 @@ the best of all runs and of a long run of ``auto`` (``--long`` objective calls).
 all rows that need one; the others, of other training seeds, add their one answer to the row ``prior``. A prior of
 another family of the same schema gives the tables of shifted distributions. CMA-ES searches the costs, each repaired
 into a design by one oracle call (optional package ``cma``).
+
+``--rows`` takes a part of the rows, ``--long 0`` leaves the long run out, and an ``--out`` file of the same command is
+continued with the instances that it lacks.
 """
 
 from __future__ import annotations
@@ -52,14 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {}
     is_route = family.schema.name.startswith("routes")
     measure_of = "percentage points of on-time probability" if is_route else "percent of the best known value"
-    for seed in range(arguments.instances):
+    begin, before = _stored(arguments, priors, rows, feasible)
+    for seed in range(begin, arguments.instances):
         if time.perf_counter() - wall > arguments.seconds:
             break
         instance = family.sample("test", seed=seed)
-        found = measure(instance, priors, wanted, feasible, seconds)
+        found = measure(instance, priors, wanted, feasible, seconds, arguments.rows)
         best = min(min(cells.values()) for cells in found.values())
-        long = surco.solve(instance.problem, "auto", objective_calls=arguments.long, calls=arguments.long, seed=0)
-        best = min(best, long.value)
+        if arguments.long:
+            long = surco.solve(instance.problem, "auto", objective_calls=arguments.long, calls=arguments.long, seed=0)
+            best = min(best, long.value)
         for name, cells in found.items():
             for calls, value in cells.items():
                 rows.setdefault(name, {}).setdefault(calls, []).append(regret(value, best, is_route=is_route))
@@ -70,14 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             "regret": measure_of,
             "table": {name: {k: summary(v) for k, v in cells.items()} for name, cells in rows.items()},
             "raw": rows,
+            "all_feasible": {name: all(values) for name, values in feasible.items()},
             "feasible": {name: float(np.mean(values)) for name, values in feasible.items()},
             "seconds_per_run": {name: float(np.mean(values)) for name, values in seconds.items()},
-            "cpu_seconds": time.process_time() - cpu,
+            "cpu_seconds": before + time.process_time() - cpu,
             **provenance.origin(argv, "python -m benchmarks.amortized"),
+            "command": _command(arguments),
         }
         if arguments.out is not None:  # after every instance: what was measured is not lost
             write_text(arguments.out, json.dumps(result))
         print(f"{seed + 1}/{arguments.instances}: {result['cpu_seconds']:.0f} CPU s", file=sys.stderr)
+    if not result:
+        sys.stderr.write("no instance is left to run\n")
+        return 0
     print(markdown(result, wanted))
     return 0
 
@@ -88,12 +98,16 @@ def measure(
     wanted: Sequence[int],
     feasible: dict[str, list[bool]],
     seconds: dict[str, list[float]],
+    only: Sequence[str] | None = None,
 ) -> dict[str, dict[int, float]]:
     """Value of every row at every budget on one instance; rows of several priors by ``name@k``."""
     problem = instance.problem
     cells: dict[str, dict[int, float]] = {}
 
     def run(name: str, calls: int, solve: Callable[[], tuple[float, bool]]) -> None:
+        row = name.partition("@")[0]
+        if only is not None and row not in only and not ("rules" in only and row.startswith("rule ")):
+            return
         clock = time.perf_counter()
         try:
             value, is_feasible = solve()
@@ -125,6 +139,38 @@ def measure(
     if priors:
         run("no information", 1, lambda: guessed(instance, priors[0]))
     return cells
+
+
+def _stored(
+    arguments: argparse.Namespace,
+    priors: Sequence[Prior],
+    rows: dict[str, dict[int, list[float]]],
+    feasible: dict[str, list[bool]],
+) -> tuple[int, float]:
+    """Instances and CPU seconds of an earlier, unfinished run of the same command, whose values go into ``rows``.
+
+    Raises:
+        SystemExit: the file is of another command or of other priors.
+    """
+    if arguments.out is None or not arguments.out.is_file():
+        return 0, 0.0
+    old = json.loads(arguments.out.read_text(encoding="utf-8"))
+    weights = [dict(prior.training) for prior in priors]
+    if old.get("command") != _command(arguments) or old.get("priors") != json.loads(json.dumps(weights)):
+        raise SystemExit(f"{arguments.out} is of another command or other priors. Choose another --out.")
+    for name, cells in old["raw"].items():
+        rows[name] = {int(calls): list(values) for calls, values in cells.items()}
+        feasible[name] = [old["all_feasible"][name]] * int(old["instances"])
+    return int(old["instances"]), float(old["cpu_seconds"])
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command in a form that names no folder of this machine."""
+    words = ["-m", "benchmarks.amortized", arguments.family, *["--prior", "DIR"] * len(arguments.prior)]
+    words += ["--instances", str(arguments.instances), "--calls", *map(str, arguments.calls)]
+    words += ["--long", str(arguments.long)]
+    words += ["--rows", *arguments.rows] if arguments.rows is not None else []
+    return provenance.command([*words, "--out", "FILE"], "python")
 
 
 def _solved(problem: Problem, method: str, calls: int, **options: Any) -> tuple[float, bool]:
@@ -257,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--instances", type=int, default=100)
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     parser.add_argument("--long", type=int, default=2000, help="objective calls of the run that sets the best known")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these; `rules` stands for all greedy rules")
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no instance after this")
     parser.add_argument("--out", type=Path)
     return parser
