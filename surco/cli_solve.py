@@ -37,7 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source", metavar="ID|FILE", help="a registered id, a JSON spec, a saved result.json, or a domain's file"
     )
     methods = (
-        "auto (default), linear, random, local_search, slp, aggregates, zero, exact, or a heuristic of the problem"
+        "auto (default), linear, random, local_search, slp, aggregates, zero, exact, prior, hybrid, "
+        "or a heuristic of the problem"
     )
     parser.add_argument("--method", default="auto", help=methods)
     budget = parser.add_argument_group("budget", "the first limit reached ends the run; 10 seconds if none is given")
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(accept=accept)
     parser.add_argument("--option", **many, help="of the method, as in --option step_size=0.1; may be repeated")
+    parser.add_argument("--prior", type=Path, metavar="DIR", help="what `surco train` saved: for prior, hybrid, auto")
     parser.add_argument("--out", type=Path, metavar="DIR", help="save checkpoint, result.json and report.html here")
     parser.add_argument(
         "--export",
@@ -76,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.resume and arguments.out is None:
         raise InvalidInputError("Expected --out DIR together with --resume: the folder to go on from.")
+    if arguments.prior is not None:
+        arguments.option = [*arguments.option, f"prior={json.dumps(str(arguments.prior))}"]
     overrides, options = pairs(arguments.set, "--set"), pairs(arguments.option, "--option")
     with interruptible():
         try:

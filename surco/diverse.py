@@ -124,6 +124,8 @@ def solve_diverse(
     first = solve(problem, method, **shares, callback=watch, **options)
     results = [first]
     runner = method if isinstance(method, str) and method not in ("exact", "aggregates") else "auto"
+    if method == "prior":  # one answer is one design: the others are searched for from there
+        runner, options = "hybrid", {"prior": options.get("prior")}
     while len(results) < designs:
         chosen = to_torch(np.stack([result.x for result in results]))
         distant = DistantProblem(problem, chosen, min_distance, max(abs(first.value), 1e-9))

@@ -71,4 +71,4 @@ def check_prior(prior: Prior | str | Path, problem: CountedProblem) -> None:
     """Raise InvalidInputError where the prior's schema does not describe the problem behind the ledger."""
     from surco.training.prior import as_prior
 
-    as_prior(prior).family.features(problem.inner)
+    as_prior(prior).check(problem.inner)

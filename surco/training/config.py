@@ -63,6 +63,11 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("is_relaxed", "is_bf16", "is_compiled", "tensorboard"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInputError(f"Expected `{name}` to be true or false, got {getattr(self, name)!r}.")
+        if not isinstance(self.network, Mapping):
+            raise InvalidInputError(f"Expected `network` to be keyword arguments, got {self.network!r}.")
         for name in ("batch", "samples", "instances", "validation", "validate_every", "patience", "threads"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise InvalidInputError(
@@ -71,7 +76,8 @@ class TrainConfig:
         if not isinstance(self.parts, int) or self.parts < 0:
             raise InvalidInputError(f"Expected `parts` to be an integer of at least 0, got {self.parts!r}.")
         for name in ("sigma", "step_size", "clip"):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise InvalidInputError(f"Expected `{name}` > 0, got {getattr(self, name)!r}.")
 
     @classmethod

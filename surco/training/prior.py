@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from surco import provenance
 from surco.atomic import write_atomic, write_text
 from surco.bridge import to_numpy, to_torch
+from surco.diverse import DistantProblem
 from surco.errors import InvalidInputError
 from surco.instance_family import Family, collate, family
 from surco.protocols import Problem
@@ -44,6 +45,7 @@ class Prior:
         Raises:
             InvalidInputError: the family's schema does not describe this problem.
         """
+        problem = undisguised(problem)
         batch = collate([self.family.features(problem)])
         with torch.no_grad():
             costs = self.network(batch.to(dtype=torch.float32).features).double()
@@ -51,10 +53,14 @@ class Prior:
         names = self.family.relabeling(problem, own)
         return to_torch(own[0] if names is None else own[0, names[0]])
 
+    def check(self, problem: Problem) -> None:
+        """Raise InvalidInputError unless the schema describes this problem."""
+        self.family.features(undisguised(problem))
+
     def fits(self, problem: Problem) -> bool:
         """Whether the schema describes this problem."""
         try:
-            self.family.features(problem)
+            self.check(problem)
         except InvalidInputError:
             return False
         return True
@@ -96,17 +102,29 @@ class Prior:
             )
         try:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            if not isinstance(card, dict) or not isinstance(card.get("family"), str):
+                raise InvalidInputError(f"`{folder / CARD}` is not the card of a prior: it names no family.")
             if card["version"] != VERSION:
                 raise InvalidInputError(f"`{folder}` holds a prior of version {card['version']}, expected {VERSION}.")
             source = family(card["family"])
             source.schema.check(card["schema"], f"the prior in `{folder}`")
             network = source.network(**card["network"])
-            network.load_state_dict(load_file(folder / WEIGHTS))
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            weights = load_file(folder / WEIGHTS)
+            if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+                raise InvalidInputError(f"The weights in `{folder}` are not finite. Train the prior again.")
+            network.load_state_dict(weights)
+        except (SafetensorError, OSError, AttributeError, ValueError, KeyError, TypeError, RuntimeError) as error:
             if isinstance(error, InvalidInputError):
                 raise
             raise InvalidInputError(f"`{folder}` does not hold a readable prior: {error}.") from error
         return cls(source, network.eval(), card["network"], card["training"])
+
+
+def undisguised(problem: Problem) -> Problem:
+    """The problem itself, behind the penalty that keeps several designs apart: the oracle is the same."""
+    while isinstance(problem, DistantProblem):
+        problem = problem.inner
+    return problem
 
 
 def as_prior(prior: Prior | str | Path) -> Prior:

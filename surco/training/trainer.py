@@ -129,7 +129,7 @@ class _Run:
         self.family, self.settings, self.gradient = source, settings, gradient
         self.steps, self.seconds, self.seed, self.folder = steps, seconds, seed, folder
         self.pool = pool
-        self.device = torch.device(settings.device)
+        self.device = _device(settings.device)
         self.parts = settings.parts or (2 if self.device.type != "cpu" and gradient in RELAXABLE else 1)
         if gradient == LANDSCAPE:
             self.parts = 1  # it asks no oracle
@@ -404,6 +404,21 @@ class _Run:
             )
         self.network.load_state_dict(prior.network.state_dict())
         self.best_weights = self._weights()
+
+
+def _device(name: str) -> torch.device:
+    """A device of this machine.
+
+    Raises:
+        InvalidInputError: torch knows none of that name, or this machine has none.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidInputError(f"Expected `device` to be one of this machine, got {name!r}: {reason}.") from error
+    return device
 
 
 def _read(path: Path) -> dict[str, Any]:

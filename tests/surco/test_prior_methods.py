@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -63,6 +65,63 @@ def test_auto_takes_a_prior_that_fits_and_refuses_another(prior):
     assert result.value <= first.value
     with pytest.raises(InvalidInputError, match="cost model"):
         surco.solve(surco.make("sharding/dlrm-50t-8d-v0"), "auto", prior=prior, calls=20)
+
+
+@pytest.mark.parametrize("method", ["prior", "auto"])
+def test_several_designs_start_from_a_prior(prior, method):
+    problem = family(ID).sample("test", seed=5).problem
+    results = surco.solve(problem, method, prior=prior, designs=2, min_distance=4, calls=40, seed=0)
+    assert len(results) == 2
+    assert all(result.is_feasible for result in results)
+    assert float(abs(results[0].x - results[1].x).sum()) >= 4
+
+
+def test_a_damaged_prior_is_named(prior, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    card = json.loads((prior / "prior.json").read_text())
+    weights = (prior / "prior.safetensors").read_bytes()
+    name, tensor = next(iter(load_file(prior / "prior.safetensors").items()))
+    for k, (text, data) in enumerate(
+        [
+            ("[]", weights),
+            (json.dumps({**card, "family": 5}), weights),
+            (json.dumps({**card, "network": {"bogus": 1}}), weights),
+            (json.dumps(card), weights[: len(weights) // 2]),
+            (json.dumps(card), None),
+        ]
+    ):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        (folder / "prior.json").write_text(text)
+        if data is None:
+            save_file(
+                {**load_file(prior / "prior.safetensors"), name: tensor * float("nan")}, folder / "prior.safetensors"
+            )
+        else:
+            (folder / "prior.safetensors").write_bytes(data)
+        with pytest.raises(InvalidInputError, match=r"prior|weights"):
+            surco.Prior.load(folder)
+
+
+def test_training_refuses_settings_that_mean_nothing():
+    with pytest.raises(InvalidInputError, match="sigma"):
+        train(ID, steps=1, sigma="x")
+    with pytest.raises(InvalidInputError, match="device"):
+        train(ID, steps=1, device="abacus")
+    with pytest.raises(InvalidInputError, match="is_relaxed"):
+        train(ID, steps=1, is_relaxed="yes")
+
+
+def test_solve_command_takes_a_prior(prior, capsys):
+    from surco.cli import main
+
+    command = ["solve", ID, "--prior", str(prior), "--calls", "5", "--json"]
+    for method in ("prior", "hybrid", "auto"):
+        assert main([*command, "--method", method]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["is_feasible"]
+    assert main(["solve", "sharding/dlrm-50t-8d-v0", "--prior", str(prior), "--calls", "5", "--method", "prior"]) == 2
+    assert "cost model" in capsys.readouterr().err
 
 
 def test_train_command(tmp_path, capsys):
