@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,11 +38,18 @@ class FunctionProblem:
         self.is_convex = is_convex
         self.id = id
         self.spec = dict(spec or {})
+        try:
+            json.dumps(self.spec, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"Expected `spec` to be what JSON can hold, got {error}.") from error
         self._objective = objective
         self._violation = violation or oracle.violation
         self._bound = -np.inf if lower_bound is None else float(lower_bound)
         costs = _guess(oracle) if initial_costs is None else initial_costs
-        self._costs = costs.detach().double() if isinstance(costs, Tensor) else to_torch(costs)
+        try:
+            self._costs = costs.detach().double() if isinstance(costs, Tensor) else to_torch(costs)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"Expected `initial_costs` of {oracle.n} numbers, got {costs!r}.") from error
         if self._costs.shape != (oracle.n,):
             raise InvalidInputError(f"Expected `initial_costs` of shape [{oracle.n}], got {list(self._costs.shape)}.")
         if not bool(self._costs.isfinite().all()):
@@ -101,6 +109,9 @@ def problem(
         id: name in reports.
         spec: JSON-able description for reports.
 
+    Raises:
+        InvalidInputError: a model, file, cost vector or spec is not what it should be.
+
     Example:
         >>> import solvers, surco
         >>> two_of_four = surco.problem(solvers.cardinality(4, 2), lambda x: (x @ [3, 1, 2, 5] - 4) ** 2)
@@ -116,7 +127,10 @@ def problem(
                 "costs [n] to a design [n]."
             )
 
-        oracle = solvers.milp(oracle)
+        try:
+            oracle = solvers.milp(oracle)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(str(error)) from error
     return FunctionProblem(
         oracle,
         objective,

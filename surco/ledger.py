@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from solvers.oracle import Array, OracleBatch, Status
+from solvers.rows import describe_error
 from surco.bridge import to_numpy, to_torch
 from surco.budget import Budget, BudgetExhausted
 from surco.designs import pack, unpack
@@ -177,7 +178,11 @@ class Ledger:
         """Take x as incumbent if it is better and the independent check finds it feasible."""
         if not value < self.value:
             return False
-        violation = float(self.problem.violation(to_torch(x)))
+        try:
+            violation = float(self.problem.violation(to_torch(x)))
+        except Exception as error:  # a design that cannot be judged is no answer
+            self.note(f"the check of feasibility raised {describe_error(error)}")
+            violation = math.nan
         if not violation <= FEASIBILITY_TOLERANCE:
             self.rejected += 1
             self.note(f"rejected an infeasible answer of {source or self.method or 'the oracle'}")

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import torch
 
+from solvers.rows import describe_error
 from surco import checkpoint as checkpoints
 from surco import worker
 from surco.atomic import write_text
@@ -28,6 +29,11 @@ SAVE_SECONDS = 1.0  # a checkpoint is at most about this old, unless one step ta
 INCUMBENT = "incumbent.json"
 INCUMBENT_SECONDS = 0.2
 GRACE = 0.05  # of the budget: how long a run past its deadline may go on before it is left behind
+
+_REJECTED = (
+    "The oracle's designs fail the independent check: oracle and `violation` disagree about the rules. "
+    "`surco.checks.check_problem` shows where."
+)
 
 Callback = Callable[[Ledger], bool | None]
 
@@ -71,7 +77,8 @@ def solve(
         objective_calls: objective calls to spend (one a design).
         seed: of every random choice.
         callback: called on the worker thread with the run's ledger (``value``, ``bound``, ``oracle_calls``,
-            ``seconds`` ...) at every improvement; returning True stops the run.
+            ``seconds`` ...) at every improvement; returning True stops the run. One that raises is noted in the
+            result and not called again.
         checkpoint: folder in which the run saves itself about once a second and at its end.
         resume: go on from that folder's checkpoint, if it has one; under the same budget in calls the result equals
             that of the uninterrupted run.
@@ -211,12 +218,23 @@ class _Run:
             self.ledger.offer_bound(float(self.problem.lower_bound()))
 
     def _improved(self, ledger: Ledger) -> None:
-        if self.callback is not None and self.callback(ledger):
+        if self._called_back():
             self.is_stopped = True
             ledger.is_closed = True
         now = time.monotonic()
         if self.folder is not None and now - self.incumbent_at >= INCUMBENT_SECONDS:
             self._save_incumbent(now)
+
+    def _called_back(self) -> bool:
+        """Whether the callback wants to stop; one that raises is not called again, and costs no run."""
+        if self.callback is None:
+            return False
+        try:
+            return bool(self.callback(self.ledger))
+        except Exception as error:
+            self.callback = None
+            self.ledger.note(f"the callback raised {describe_error(error)}; it was not called again")
+            return False
 
     # ------------------------------------------------------------------ checkpoint
 
@@ -295,7 +313,7 @@ class _Run:
             reasons = "; ".join(notes) or "no oracle call finished"
             raise NoDesignError(
                 f"No feasible design within {_shown(self.budget)} ({ledger.oracle_calls} oracle calls: {reasons}). "
-                "Raise the budget or try another method."
+                + (_REJECTED if ledger.rejected else "Raise the budget or try another method.")
             )
         x = to_torch(ledger.x)
         spec: Mapping[str, Any] = problem.spec if isinstance(problem, HasSpec) else {}

@@ -217,6 +217,46 @@ def test_bad_arguments_say_what_to_try(arguments: dict[str, object], message: st
         surco.solve(QuadraticChoice(), **{"calls": 5, **arguments})  # type: ignore[arg-type]
 
 
+def test_a_check_that_raises_rejects_and_says_so() -> None:
+    def violation(x: Array) -> Array:
+        raise ZeroDivisionError("no judge today")
+
+    problem = surco.problem(solvers.cardinality(4, 2), lambda x: x.sum(), violation=violation)
+    with pytest.raises(surco.NoDesignError, match=r"no judge today.*disagree about the rules.*check_problem"):
+        surco.solve(problem, calls=5)
+
+
+def test_a_callback_that_raises_costs_no_run() -> None:
+    calls: list[float] = []
+
+    def callback(ledger: object) -> None:
+        calls.append(1.0)
+        raise RuntimeError("full disk")
+
+    result = surco.solve(QuadraticChoice(), "random", calls=40, callback=callback)
+    assert result.value == surco.solve(QuadraticChoice(), "random", calls=40).value
+    assert len(calls) == 1
+    assert any("full disk" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial_costs": "cheap"}, "`initial_costs` of 4 numbers, got 'cheap'"),
+        ({"spec": {"when": object()}}, "`spec` to be what JSON can hold"),
+        ({"spec": {"price": math.nan}}, "`spec` to be what JSON can hold"),
+    ],
+)
+def test_a_problem_of_nonsense_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(surco.InvalidInputError, match=message):
+        surco.problem(solvers.cardinality(4, 2), lambda x: x.sum(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_no_model_is_refused() -> None:
+    with pytest.raises(surco.InvalidInputError, match="MathOpt Model, got object"):
+        surco.problem(object(), lambda x: x.sum())
+
+
 def test_something_that_is_no_problem_is_refused() -> None:
     with pytest.raises(surco.InvalidInputError, match=r"solvers\.function"):
         surco.problem(lambda costs: costs < 0, lambda x: x.sum())
