@@ -330,7 +330,8 @@ def relaxation(problem: Problem) -> LinearOracle:
             raise InvalidInputError(
                 f"The oracle {type(oracle).__name__} offers no linear relaxation; train with `is_relaxed=False`."
             )
-        _RELAXATIONS[oracle] = make()
+        made: Any = make()
+        _RELAXATIONS[oracle] = made
     return _RELAXATIONS[oracle]
 
 

@@ -36,7 +36,7 @@ class ExactRun:
 
     Additive costs: local search against the quick bound, which is almost always tight; where it is not (unequal
     devices, tight memory, few tables), CP-SAT takes turns with the search. Fused costs: the branching bound and the
-    forms of the level bound take turns with the search; those far behind the best are dropped.
+    forms of the level bound take turns with the search, after one round the two most promising only.
     """
 
     def __init__(self, problem: ShardingProblem) -> None:
@@ -45,7 +45,7 @@ class ExactRun:
         self.search: PlanSearch | None = None
         self.is_empty = not math.isfinite(self.bound)
         self._programs: dict[Form | None, LevelProgram | BranchBound] = {}
-        self._forms: list[Form | None] = [None, *Form]  # None: branching, which is ahead on 50 tables and behind on 200
+        self._gains: dict[Form | None, float] = {}  # of each bound in its last slice
         self._weighed_at = math.inf  # value of the plan that gave the weights of the programs
         self._slice = FIRST_SLICE_SECONDS
 
@@ -135,9 +135,9 @@ class ExactRun:
         if self.search.best_value < self._weighed_at * (1.0 - 1e-3):
             for form in Form:
                 self._programs.pop(form, None)
+                self._gains.pop(form, None)
             self._weighed_at = self.search.best_value
-        bounds: dict[Form | None, float] = {}
-        for form in self._forms:
+        for form in self._next_forms():
             left = deadline - time.perf_counter()
             if left < 0.5 * turn or not self._is_open():
                 return  # a linear program cut off is work lost
@@ -149,7 +149,14 @@ class ExactRun:
                     program = LevelProgram(self.problem, self.search.best, form)
                 self._programs[form] = program
             program.offer(self.search.best_value)
-            bounds[form] = program.run(seconds=min(turn, left), gap=ENOUGH_GAP)
-            self.bound = max(self.bound, min(bounds[form], self.search.best_value))
-        gap = self.search.best_value - self.bound
-        self._forms = [form for form in self._forms if self.search.best_value - bounds[form] < 2.0 * gap]
+            before = program.bound
+            bound = program.run(seconds=min(turn, left), gap=ENOUGH_GAP)
+            self._gains[form] = bound - before if form in self._gains else 0.0
+            self.bound = max(self.bound, min(bound, self.search.best_value))
+
+    def _next_forms(self) -> list[Form | None]:
+        """All of them once; then the two whose bounds will be highest if each gains what it gained last."""
+        forms: list[Form | None] = [None, *Form]  # None: branching, ahead where few heavy groups rule
+        if len(self._gains) < len(forms):
+            return forms
+        return sorted(forms, key=lambda form: -(self._programs[form].bound + self._gains[form]))[:2]

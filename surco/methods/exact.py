@@ -12,10 +12,16 @@ from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
 from surco.protocols import Estimate, HasExact, State
 
+STILL_SHARE = 0.8  # of its seconds; a method that returns earlier has nothing left to do
+FIRST_PART = 0.6  # of the seconds, where the method can go on after it: a run that overstays loses the rest only
+
 
 @dataclass(frozen=True, slots=True)
 class ExactMethod:
     """Run ``problem.exact``, started from the incumbent; its bound is taken as proven, its point is checked.
+
+    A method whose calls go on where the last one stopped (``problem.exact_goes_on``) runs in two parts, so that what
+    it found is safe early.
 
     Attributes:
         share: of the seconds that are left, the part given to it.
@@ -41,12 +47,18 @@ class ExactMethod:
     def step(
         self, problem: CountedProblem, state: State, *, generator: torch.Generator
     ) -> tuple[State, Estimate | None]:
-        """The one run."""
+        """One part, or the one run."""
         ledger = problem.ledger
-        left = ledger.turn_left if self.of_turn else ledger.seconds_left
-        limit = min(self.share * left, math.inf if self.seconds is None else self.seconds)
+        if "ends" in state:
+            limit, is_last = max(state["ends"] - ledger.seconds, 0.0), True
+        else:
+            left = ledger.turn_left if self.of_turn else ledger.seconds_left
+            limit = min(self.share * left, math.inf if self.seconds is None else self.seconds)
+            is_last = not (math.isfinite(limit) and getattr(problem.inner, "exact_goes_on", False))
+        begin = ledger.seconds
+        part = limit if is_last else FIRST_PART * limit
         start = None if ledger.x is None else to_torch(ledger.x)
-        answer = problem.inner.exact(seconds=limit if math.isfinite(limit) else None, start=start)  # type: ignore[attr-defined]
+        answer = problem.inner.exact(seconds=part if math.isfinite(part) else None, start=start)  # type: ignore[attr-defined]
         method, ledger.method = ledger.method, self.name
         if answer.x is not None:
             problem.objective(answer.x.detach()[None])
@@ -54,4 +66,7 @@ class ExactMethod:
         if answer.is_optimal and math.isclose(answer.bound, ledger.value, rel_tol=1e-6, abs_tol=1e-9):
             ledger.offer_bound(ledger.value)  # proven optimal: the last digits of its bound say nothing
         ledger.method = method
-        return {"done": True}, None
+        is_still = ledger.seconds - begin < STILL_SHARE * part  # it saw no use in the rest
+        if is_last or is_still or answer.is_optimal:
+            return {"done": True}, None
+        return {"ends": begin + limit}, None

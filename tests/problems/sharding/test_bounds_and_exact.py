@@ -260,5 +260,5 @@ def test_auto_gives_exact_its_share_at_once(monkeypatch):
     result = surco.solve(problem, "auto", seconds=60)
     assert result.value == float(values.min())
     assert len(given_seconds) <= 1  # none if the greedy rules already met the bound
-    assert all(seconds > 40 for seconds in given_seconds)
+    assert all(seconds > 30 for seconds in given_seconds)  # the first of its two parts
     assert given_seconds or result.gap == 0
