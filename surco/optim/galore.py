@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from surco.errors import InvalidInputError
 from surco.optim.direction import adafactor_direction, adam_directions, are_finite
 from surco.optim.distributed import gather_rows
-from surco.optim.moments import create_moments
+from surco.optim.moments import check_state, create_moments
 from surco.optim.options import SKETCHES, Conventions, Inner, Mode, Projection, check_group
 from surco.optim.refresh import refresh_basis
 from surco.optim.update import Projected, as_matrix, finish, load_moments, sketch, store_moments
@@ -141,6 +141,12 @@ class GaLore(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; its options are checked."""
         super().add_param_group(param_group)
+        for parameter in param_group["params"]:
+            if not parameter.is_floating_point():
+                raise InvalidInputError(
+                    f"Expected real floating-point parameters; got {tuple(parameter.shape)} of {parameter.dtype}. "
+                    "Give complex weights as torch.view_as_real."
+                )
         check_group(self.param_groups[-1])
         self._places.update({id(parameter): len(self.param_groups) - 1 for parameter in param_group["params"]})
 
@@ -179,7 +185,14 @@ class GaLore(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state from any device, each tensor in its own dtype (torch would cast it to that of the weight)."""
+        """Load a state from any device, each tensor in its own dtype (torch would cast it to that of the weight).
+
+        Raises:
+            InvalidInputError: the state of a parameter is of another optimizer, or of a weight of another shape.
+        """
+        numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for number, parameter in zip(numbers, self._parameters(), strict=False):
+            check_state(state_dict["state"].get(number, {}), tuple(parameter.shape))
         # torch also turns strings into generators; so every entry is taken from the source again.
         super().load_state_dict(state_dict)
         numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -210,7 +223,7 @@ class GaLore(Optimizer):
             None without a gradient, or where the gradient is zero or not finite and there is no basis yet.
         """
         gradient = parameter.grad
-        if gradient is None:
+        if gradient is None or not parameter.numel():
             return None
         group = self._group_of(parameter)
         state = self.state[parameter]

@@ -5,13 +5,16 @@ A parameter's moments m, v are [N, r] whatever its shape; they live in the optim
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from surco.errors import InvalidInputError
 from surco.optim.blockwise import pack_rows, unpack_rows
 
+_MATRICES = ("exp_avg", "exp_avg_sq", "exp_avg_code", "exp_avg_sq_code")
 CHUNK_ROWS = 1 << 20  # rows that are turned at a time, so that a refresh of a huge table needs little extra memory
 
 
@@ -77,3 +80,37 @@ def rotate_moments(state: dict[str, Any], old: Tensor, new: Tensor, step: int) -
         else:
             first.copy_(turned)
             torch.maximum(second, turned.square_(), out=second)
+
+
+def check_state(state: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Check that the saved ``state`` is of this optimizer and of a parameter of ``shape``.
+
+    The fused kernels trust their tensors: one of another size would be read and written past its end.
+
+    Raises:
+        InvalidInputError: it is not; the message names the first entry that differs.
+    """
+    if not state:
+        return
+    if "phase" not in state:
+        raise InvalidInputError(
+            f"Expected a state of GaLore for the parameter {shape}; got the entries {', '.join(map(str, state))}."
+        )
+    rows = shape[0] if shape else 1
+    columns = math.prod(shape[1:])
+    if state.get("is_left"):
+        rows, columns = columns, rows
+    width = state.get("rank", columns)
+    expected = dict.fromkeys(_MATRICES, (rows, width)) | {
+        "exponent": (rows,),
+        "row_avg_sq": (rows,),
+        "column_avg_sq": (width,),
+        "basis": (columns, width),
+        "covariance": (columns, columns),
+    }
+    for key, size in expected.items():
+        if key in state and tuple(state[key].shape) != size:
+            raise InvalidInputError(
+                f"Expected `{key}` of shape {list(size)} for the parameter {shape}; the saved state has "
+                f"{list(state[key].shape)}. It belongs to another model, or to another order of its parameters."
+            )

@@ -7,6 +7,8 @@ from collections.abc import MutableMapping
 from enum import StrEnum
 from typing import Any
 
+from torch import Tensor
+
 from surco.errors import InvalidInputError
 
 
@@ -100,24 +102,42 @@ def check_group(group: MutableMapping[str, Any]) -> None:
             accepted = ", ".join(member.value for member in enum)
             raise InvalidInputError(f"Expected `{key}` to be one of {accepted}; got {group[key]!r}.") from error
     rank = group["rank"]
-    if rank is not None and rank != "auto" and not (isinstance(rank, int) and rank >= 1):
+    if rank is not None and rank != "auto" and not (_is_whole(rank) and rank >= 1):
         raise InvalidInputError(f"Expected `rank` to be a positive int, 'auto' or None (no projection); got {rank!r}.")
-    if not (isinstance(group["update_gap"], int) and group["update_gap"] >= 1):
+    if not (_is_whole(group["update_gap"]) and group["update_gap"] >= 1):
         raise InvalidInputError(f"Expected `update_gap` to be a positive int (steps); got {group['update_gap']!r}.")
     if group["scale"] is None:
         group["scale"] = DEFAULT_SCALE[Mode(group["mode"])]
-    low, high = group["betas"]
-    if not (0.0 <= low < 1.0 and 0.0 <= high < 1.0):
-        raise InvalidInputError(f"Expected both `betas` in [0, 1); got {group['betas']!r}.")
+    betas = group["betas"]
+    is_pair = isinstance(betas, tuple | list) and len(betas) == 2
+    if not (is_pair and all(0.0 <= _number(beta) < 1.0 for beta in betas)):
+        raise InvalidInputError(f"Expected `betas` to be two numbers in [0, 1); got {betas!r}.")
     for key in ("lr", "eps", "weight_decay", "scale"):
-        if not float(group[key]) >= 0.0:
-            raise InvalidInputError(f"Expected `{key}` >= 0; got {group[key]!r}.")
-    if not 0.0 <= group["covariance_decay"] < 1.0:
+        if not 0.0 <= _number(group[key]) < math.inf:
+            raise InvalidInputError(f"Expected `{key}` to be a finite number >= 0; got {group[key]!r}.")
+    for key in ("rotate_moments", "stagger", "stochastic_rounding"):
+        if not isinstance(group[key], bool):
+            raise InvalidInputError(f"Expected `{key}` to be True or False; got {group[key]!r}.")
+    if not _is_whole(group["seed"]):
+        raise InvalidInputError(f"Expected `seed` to be an int; got {group['seed']!r}.")
+    if not 0.0 <= _number(group["covariance_decay"]) < 1.0:
         raise InvalidInputError(f"Expected `covariance_decay` in [0, 1); got {group['covariance_decay']!r}.")
-    if not 0.0 < group["energy"] <= 1.0:
+    if not 0.0 < _number(group["energy"]) <= 1.0:
         raise InvalidInputError(
             f"Expected `energy` in (0, 1], the share that rank='auto' keeps; got {group['energy']!r}."
         )
     is_sketch = group["mode"] in SKETCHES
     if is_sketch and rank == "auto" and group["mode"] == Mode.APOLLO:
         raise InvalidInputError("rank='auto' needs a learned basis; mode 'apollo' draws a random one. Give a number.")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether ``value`` is an int; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float:
+    """A number, or the number in a tensor of one element (as schedulers write), as a float; NaN for anything else."""
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else math.nan
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

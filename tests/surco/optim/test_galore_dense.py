@@ -293,11 +293,60 @@ def test_closure_and_scheduler():
         ("energy", 0.0),
         ("covariance_decay", 1.0),
         ("projection", "full"),
+        ("rank", True),
+        ("update_gap", 2.0),
+        ("lr", "fast"),
+        ("lr", float("inf")),
+        ("betas", 0.9),
+        ("eps", None),
+        ("seed", 1.5),
+        ("stagger", "no"),
     ],
 )
 def test_bad_options_are_named(option, value):
     with pytest.raises(InvalidInputError, match=option):
         GaLore([torch.nn.Parameter(torch.zeros(2, 2))], **{option: value})
+
+
+@pytest.mark.parametrize("inner", ["adamw", "adamw8bit", "adafactor"])
+@pytest.mark.parametrize("rank", [3, None])
+def test_a_state_of_another_weight_is_refused(inner: str, rank: int | None):
+    """The fused kernel would read and write past the end of moments of another size."""
+
+    def stepped(shape: tuple[int, int]) -> GaLore:
+        weight = torch.nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        optimizer = GaLore([weight], rank=rank, inner=inner)
+        optimizer.step()
+        return optimizer
+
+    saved = stepped((12, 6)).state_dict()
+    for shape in [(14, 6), (10, 6), (6, 12)]:
+        with pytest.raises(InvalidInputError, match="belongs to another model"):
+            stepped(shape).load_state_dict(saved)
+    again = stepped((12, 6))
+    again.load_state_dict(saved)
+    again.step()
+    with pytest.raises(ValueError, match="group"):
+        GaLore([torch.nn.Parameter(torch.zeros(12, 6)) for _ in range(2)]).load_state_dict(saved)
+
+
+def test_a_state_of_another_optimizer_is_refused():
+    weight = torch.nn.Parameter(torch.ones(4, 3))
+    other = torch.optim.Adam([weight])
+    weight.grad = torch.ones(4, 3)
+    other.step()
+    with pytest.raises(InvalidInputError, match="state of GaLore"):
+        GaLore([weight]).load_state_dict(other.state_dict())
+
+
+def test_weights_that_are_complex_or_whole_are_refused_and_empty_ones_left_alone():
+    for dtype in (torch.complex64, torch.int64):
+        with pytest.raises(InvalidInputError, match="floating-point"):
+            GaLore([torch.zeros(3, 3, dtype=dtype)])
+    empty = torch.nn.Parameter(torch.zeros(0, 4))
+    empty.grad = torch.zeros(0, 4)
+    GaLore([empty]).step()
 
 
 def test_copies_keep_working():
