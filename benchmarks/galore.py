@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import sys
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,11 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import galore_kernels
+from benchmarks import galore_kernels, galore_resume
 from benchmarks.galore_peers import galore_torch_adamw, spectrum_matrix, state_bytes
+from surco import provenance
 from surco.optim import GaLore
 
 CPU = torch.device("cpu")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 Row = dict[str, Any]
 
 
@@ -60,6 +61,36 @@ def equality_rows(folder: Path) -> Iterator[Row]:
                     }
 
 
+def touched_row_rows() -> Iterator[Row]:
+    """The sparse path beside the dense path in which untouched rows, and their moments, are put back by hand."""
+    for rank in (4, 16):
+        rows, dim = 300, 32
+        generator = torch.Generator().manual_seed(rank)
+        start = torch.randn(rows, dim, generator=generator)
+        mixing = torch.randn(dim, dim, generator=generator) * 0.9 ** torch.arange(dim)[:, None]
+        sparse, dense = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+        options: Row = {"lr": 1e-2, "rank": rank, "update_gap": 200, "refresh": "gram"}
+        first, second = GaLore([sparse], **options), GaLore([dense], **options)
+        for step in range(1, 51):
+            index = torch.randint(rows, (80,), generator=generator)
+            values = torch.randn(80, dim, generator=generator) @ mixing
+            sparse.grad = torch.sparse_coo_tensor(index[None], values, (rows, dim), check_invariants=False)
+            dense.grad = torch.zeros(rows, dim).index_add_(0, index, values)
+            idle = torch.ones(rows, dtype=torch.bool)
+            idle[index] = False
+            state = second.state[dense]
+            weight = dense.detach().clone()
+            moments = {key: state[key].clone() if step > 1 else torch.zeros(rows, rank) for key in MOMENTS}
+            first.step()
+            second.step()
+            dense.data[idle] = weight[idle]
+            for key, old in moments.items():
+                state[key][idle] = old[idle]
+        difference = (sparse - dense).detach().abs() / dense.detach().abs().clamp_min(1e-2)
+        row = {"rows": rows, "dim": dim, "rank": rank, "steps": 50}
+        yield row | {"largest_relative_difference": float(difference.max())}
+
+
 def state_rows() -> Iterator[Row]:
     """State bytes by walking the state, beside the formula 4 (2 N r + d r)."""
     for rows, dim, rank in [(100_000, 64, 16), (100_000, 128, 16), (100_000, 32, 4)]:
@@ -84,6 +115,7 @@ def state_rows() -> Iterator[Row]:
 def sections(carry: Path, *, is_large: bool) -> Iterator[tuple[str, Iterable[Row]]]:
     """Title and rows of every table."""
     yield "equality", equality_rows(carry)
+    yield "sparse against dense", touched_row_rows()
     yield "state bytes", state_rows()
     tall = [(100_000, 64, 16)] + ([(1_000_000, 64, 16)] if is_large else [])
     yield "refresh, tall", galore_kernels.refresh_rows(tall, ["k^-0.5", "noise"], CPU, repeats=3)
@@ -93,6 +125,7 @@ def sections(carry: Path, *, is_large: bool) -> Iterator[tuple[str, Iterable[Row
     yield "dense step", galore_kernels.dense_rows(galore_kernels.BLOCK, [32, 128, 256], CPU, carry, repeats=15)
     counts = [1_000_000] + ([16_000_000] if is_large else [])
     yield "sparse step", galore_kernels.sparse_rows(counts, 64, 16, CPU, touched=4000)
+    yield "kill -9 and resume", galore_resume.resume_rows()
 
 
 def main() -> None:
@@ -106,10 +139,12 @@ def main() -> None:
     torch.set_num_threads(1)
     result: dict[str, Any] = {
         "provenance": {
-            "command": " ".join(["python -m benchmarks.galore", *sys.argv[1:]]),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
+            "command": "python -m benchmarks.galore --carry FOLDER --out FILE"
+            + (" --large" if arguments.large else ""),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+            "load": os.getloadavg()[0],
             "date": time.strftime("%Y-%m-%d"),
         }
     }

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,11 +23,11 @@ import torch
 from benchmarks import galore_kernels, galore_language, galore_scale
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device, parts: list[str]) -> dict[str, Any]:
     """What ran where."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "command": " ".join(["python -m benchmarks.gpu_galore", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.gpu_galore {' '.join(parts)} --carry FOLDER --out FILE",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": name,
@@ -88,7 +87,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="toy sizes, to try the script on a CPU")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result: dict[str, Any] = {"provenance": provenance(device)}
+    result: dict[str, Any] = {"provenance": provenance(device, arguments.parts)}
     for part in arguments.parts:
         for title, rows in sections(part, arguments, device):
             begin = time.perf_counter()
