@@ -89,7 +89,11 @@ class HasMoves(Protocol):
 
 @runtime_checkable
 class HasHeuristics(Protocol):
-    """The field's own constructive rules; each is a baseline row and a start of ``auto``."""
+    """The field's own constructive rules; each is a baseline row and a start of ``auto``.
+
+    Rules that take long say ``heuristics_take_seconds = True``: then the call has a keyword ``seconds`` (None for no
+    limit), the time for all rules together. A method passes what its turn has left.
+    """
 
     def heuristics(self) -> Mapping[str, Tensor]:
         """Name -> feasible x [n], the most promising first; a rule that finds nothing is left out."""

@@ -87,7 +87,7 @@ def improve_locally(
         is_free = np.isin(network.variable_link, free)
         lower = np.where(is_free | ~is_module, 0.0, np.maximum(best - 1.0, 0.0))
         upper = np.where(is_free | ~is_module, network.upper, np.minimum(best + 1.0, network.upper))
-        budget = Deadline(min(deadline.left, max(1.0, deadline.seconds / 10)))
+        budget = deadline.slice(max(1.0, deadline.seconds / 10))
         found, _ = search_box(engine, lower, upper, budget, cutoff=float(network.cost @ best))
         if found is not None and network.cost @ found < network.cost @ best - 1e-9:
             best, failures = found, 0
@@ -115,10 +115,14 @@ def heuristic_plans(
     engine: Decomposition,
     *,
     seconds: float = 5.0,
+    total: float = np.inf,
     seed: int = 0,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, Array]:
     """All heuristics, each with at most ``seconds``; one that finds nothing is left out.
+
+    ``total`` seconds are for all of them: each may use an equal part of what is left. The first two cost little, and
+    come whatever the time.
 
     greedy: shortest paths in every failure; greedy-trim: then take away; rounding: relaxation, round, repair, trim;
     greedy-box: the exact best within 1.5 times the greedy; neighborhoods: large-neighborhood search from the cheapest.
@@ -126,9 +130,10 @@ def heuristic_plans(
     network, survival = engine.network, engine.survival
     plans: dict[str, Array] = {}
     options = {} if clock is None else {"clock": clock}
+    whole = Deadline(total, **options)
 
-    def budget() -> Deadline:
-        return Deadline(seconds, **options)
+    def budget(rules_left: int) -> Deadline:
+        return whole.slice(min(seconds, whole.left / rules_left))
 
     def cuts() -> tuple[Array, Array]:
         return engine.master.rows, engine.master.rhs
@@ -136,37 +141,34 @@ def heuristic_plans(
     greedy = shortest_path_plan(network)
     if greedy is not None:
         plans["greedy"] = greedy
-        plans["greedy-trim"] = trim(network, survival, greedy, budget(), cuts=cuts())
-    rounded = round_relaxation(engine, budget())
+        plans["greedy-trim"] = trim(network, survival, greedy, budget(4), cuts=cuts())
+    rounded = None if whole.is_over() else round_relaxation(engine, budget(3))
     if rounded is not None:
         plans["rounding"] = rounded
-    if greedy is not None:
-        boxed = relax_box(engine, greedy, 1.5, budget())
+    if greedy is not None and not whole.is_over():
+        boxed = relax_box(engine, greedy, 1.5, budget(2))
         if boxed is not None:
             plans["greedy-box"] = boxed
-    if plans:
+    if plans and not whole.is_over():
         start = min(plans.values(), key=lambda x: float(network.cost @ x))
-        plans["neighborhoods"] = improve_locally(engine, start, budget(), rng=np.random.default_rng(seed))
+        plans["neighborhoods"] = improve_locally(engine, start, budget(1), rng=np.random.default_rng(seed))
     return plans
 
 
 def round_relaxation(engine: Decomposition, deadline: Deadline) -> Array | None:
-    """Solve (or go on with) the relaxation, round its point, repair, trim; None if it has no point in time."""
+    """Solve (or go on with) the relaxation, round its point, repair, trim; None if it has no point in time.
+
+    The relaxation may use the whole deadline; the repair then has as long again.
+    """
     relaxation = engine.relaxed_point(deadline.left)
     if relaxation is None:
         return None
-    network, best = engine.network, None
+    network, best, grace = engine.network, None, deadline.again()
     for threshold in (0.3, 0.6):
-        fixed = repair(network, engine.survival, np.floor(relaxation + threshold), Deadline(max(deadline.seconds, 1.0)))
+        fixed = repair(network, engine.survival, np.floor(relaxation + threshold), grace)
         if fixed is None:
             continue
-        fixed = trim(
-            network,
-            engine.survival,
-            fixed,
-            Deadline(max(deadline.seconds, 1.0)),
-            cuts=(engine.master.rows, engine.master.rhs),
-        )
+        fixed = trim(network, engine.survival, fixed, grace, cuts=(engine.master.rows, engine.master.rhs))
         if best is None or network.cost @ fixed < network.cost @ best:
             best = fixed
     return best

@@ -167,6 +167,10 @@ class Deadline:
         """A budget on the same clock, of at most what is left of this one."""
         return Deadline(min(seconds, self.left), self._clock)
 
+    def again(self) -> Deadline:
+        """The same number of seconds from now, on the same clock."""
+        return Deadline(self.seconds, self._clock)
+
     def is_over(self) -> bool:
         """Whether the budget is spent."""
         return self.left <= 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -44,9 +45,13 @@ class Heuristic:
         self, problem: CountedProblem, state: State, *, generator: torch.Generator
     ) -> tuple[State, Estimate | None]:
         """Build and value the designs."""
-        designs = problem.inner.heuristics()  # type: ignore[attr-defined]
+        inner, ledger = problem.inner, problem.ledger
+        limit = ledger.turn_left
+        if getattr(inner, "heuristics_take_seconds", False) and math.isfinite(limit):
+            designs = inner.heuristics(seconds=limit)  # type: ignore[attr-defined]
+        else:
+            designs = inner.heuristics()  # type: ignore[attr-defined]
         chosen = designs if self.name == "heuristics" else {self.name: designs[self.name]}
-        ledger = problem.ledger
         method = ledger.method
         for name, x in chosen.items():
             ledger.method = name

@@ -67,3 +67,26 @@ def test_moves_and_heuristics_are_feasible():
     assert len(near) == 6
     assert (problem.violation(near) == 0.0).all()
     assert float(problem.violation(torch.zeros_like(near[0]))) > 0.0
+
+
+class Ticks:
+    """A clock that moves by a fixed step each time it is read."""
+
+    def __init__(self, step):
+        self.now, self.step = 0.0, step
+
+    def __call__(self):
+        self.now += self.step
+        return self.now
+
+
+def test_heuristics_keep_to_the_seconds_of_all_rules_and_come_best_first():
+    problem = DOMAIN.make("planning/nobel-germany-power-v0")
+    clock = Ticks(0.01)
+    problem.use_clock(clock)
+    short = problem.heuristics(seconds=0.5)
+    assert clock.now < 1.5  # the rules read the clock between their steps; three seconds each would be far more
+    values = [float(problem.objective(x)) for x in short.values()]
+    assert values == sorted(values)
+    assert problem.heuristics(seconds=0.2) is short
+    assert problem.heuristics(seconds=5.0) is not short
