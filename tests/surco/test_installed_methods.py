@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -13,7 +14,7 @@ from surco.errors import InvalidInputError, UnknownIdError
 
 
 @pytest.fixture
-def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     points = [
         EntryPoint("borrowed", "surco.methods.one_shot:Linear", methods.GROUP),
         EntryPoint("broken", "surco.no_such_module:Method", methods.GROUP),
@@ -24,6 +25,9 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
         return [point for point in points if point.group == group]
 
     monkeypatch.setattr(methods, "entry_points", entry_points)
+    methods._points.cache_clear()  # entry points are read once a process: those of other tests must not stay
+    yield
+    methods._points.cache_clear()
 
 
 @pytest.mark.usefixtures("_installed")
