@@ -1,6 +1,6 @@
 """How many capacity vectors a second the cut pool screens, on CPU and GPU. Needs torch and numpy alone.
 
-    python benchmarks/gpu_planning_evaluator.py planning_pool_nobel-germany.npz ... --out figures.json
+    python -m benchmarks.gpu_planning_evaluator benchmarks/reference/planning_pool_*.npz --out FILE
 
 A pool file comes from ``python -m benchmarks.planning pool``: rows [K, m] float32, rhs [K], best [m] (a survivable
 plan's capacities), unit [1] (Gbps of a module). Batches are random plans around ``best``. Every device and dtype is
@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from surco import provenance
 
 
 def screen(plans: torch.Tensor, rows: torch.Tensor, rhs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,11 +94,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     chosen = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False  # three digits would not do
-    rows = [row for path in chosen.pools for row in measure(path, batches=chosen.batches, seconds=chosen.seconds)]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    report = {"device": device, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "rows": rows}
-    if chosen.out is not None:
-        chosen.out.write_text(json.dumps(report, indent=1) + "\n")
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+        "provenance": provenance.origin(
+            [*(path.name for path in chosen.pools), "--batches", *map(str, chosen.batches), "--out", "FILE"],
+            "python -m benchmarks.gpu_planning_evaluator",
+        ),
+        "rows": [],
+    }
+    for path in chosen.pools:
+        report["rows"] += measure(path, batches=chosen.batches, seconds=chosen.seconds)
+        if chosen.out is not None:
+            chosen.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

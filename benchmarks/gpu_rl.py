@@ -3,8 +3,9 @@
     python -m benchmarks.gpu_rl --devices cpu cuda --cpu-threads 2 --out gpu_rl.json
 
 Every row runs the same configuration of the native trainer (same seed, environments and settings) in a process of its
-own: one iteration to warm up, then ``--iterations`` timed ones, by wall clock, as the GPU's work costs no CPU seconds.
-Environments stay on the CPU. A device that is missing is an error: nothing is estimated.
+own: one iteration to warm up, then ``--iterations`` timed ones (``--cpu-iterations`` on the CPU, where one takes long),
+by wall clock, as the GPU's work costs no CPU seconds. Environments stay on the CPU. A device that is missing is an
+error: nothing is estimated. The file is written again after every row.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cpu-threads", type=int, default=2)
     parser.add_argument("--envs", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--cpu-iterations", type=int, help="timed ones on the CPU; default as many as on the GPU")
     parser.add_argument("--per-iteration", type=int, default=8192)
     parser.add_argument("--nodes", type=int, default=24)
     parser.add_argument("--row", default="", help="measure this device alone, in this process, and print it")
@@ -100,37 +102,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         sys.stdout.write(json.dumps(row) + "\n")
         return 0
-    rows = []
+    report: dict[str, Any] = {
+        "what": "environment steps per wall second, whole training loop of the native trainer",
+        "rows": [],
+        "provenance": provenance.origin(_command(options), "python -m benchmarks.gpu_rl"),
+    }
     for envs in options.envs:
         for device in options.devices:
+            is_cpu = device == "cpu"
+            iterations = options.cpu_iterations if is_cpu and options.cpu_iterations else options.iterations
             command = [sys.executable, "-m", "benchmarks.gpu_rl", "--row", device, "--envs", str(envs)]
-            for name in ("cpu_threads", "iterations", "per_iteration", "nodes"):
+            command += ["--iterations", str(iterations)]
+            for name in ("cpu_threads", "per_iteration", "nodes"):
                 command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
             threads = {"OMP_NUM_THREADS": str(options.cpu_threads)}
+            load = os.getloadavg()[0]
             done = subprocess.run(
                 command, env={**os.environ, **threads}, stdout=subprocess.PIPE, text=True, check=True, timeout=3600
             )
-            row = {"device": device, "envs": envs, **json.loads(done.stdout.splitlines()[-1])}
-            rows.append({**row, "steps_per_s": row["steps"] / row["wall_s"]})
-            sys.stderr.write(f"{device}, {envs} environments: {rows[-1]['steps_per_s']:,.0f} steps/s\n")
-    report = {
-        "what": "environment steps per wall second, whole training loop of the native trainer",
-        "rows": rows,
-        "provenance": {
-            "command": provenance.command(program="python -m benchmarks.gpu_rl"),
-            "date": provenance.now(),
-            "machine": provenance.machine(),
-            "load_average": os.getloadavg(),
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
-        },
-    }
-    text = json.dumps(report, indent=1) + "\n"
+            row = {"device": device, "envs": envs, **json.loads(done.stdout.splitlines()[-1]), "load_before": load}
+            row["steps_per_s"] = row["steps"] / row["wall_s"]
+            report["rows"].append(row)
+            sys.stderr.write(f"{device}, {envs} environments: {row['steps_per_s']:,.0f} steps/s\n")
+            if options.out is not None:
+                write_text(options.out, json.dumps(report, indent=1) + "\n")
     if options.out is None:
-        sys.stdout.write(text)
-    else:
-        write_text(options.out, text)
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def _command(options: argparse.Namespace) -> list[str]:
+    """The options as arguments, with a placeholder for the file."""
+    words = []
+    for name, value in vars(options).items():
+        if name not in ("row", "out") and value is not None:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return [*words, "--out", "FILE"]
 
 
 if __name__ == "__main__":
