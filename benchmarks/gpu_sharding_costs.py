@@ -12,12 +12,13 @@ of its own. ``--two-gpus`` instead starts one process for each of two GPUs and m
 Each finished reading is a line of ``compute.jsonl`` or ``comms.jsonl`` in DIR; a second run with the same settings goes
 on where the first stopped. ``python -m benchmarks.sharding_measured pack DIR`` makes the file that is kept.
 
-FBGEMM on a machine that fetches nothing: its wheel is 465 MB. ``benchmarks/gpu_wheel.sh prepare`` packs it into parts
-of 56 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own. The whole chain in 25 minutes of device
-time, in calls of at most 10 minutes on a machine with two GPUs that has torch alone, DIR the folder that comes back:
+FBGEMM on a machine that fetches nothing: its wheel is 465 MB. ``benchmarks/gpu_wheel.sh prepare`` cuts it into parts
+of 56 MiB under ``.carry/fbgemm`` (ignored by git), each in a folder of its own. ``--check`` compares FBGEMM with
+torch's EmbeddingBag and ends. The whole chain in 25 minutes of device time, in calls of at most 10 minutes on a machine
+with two GPUs that has torch alone, DIR the folder that comes back:
 
     benchmarks/gpu_wheel.sh prepare                                       # here, before
-    benchmarks/gpu_wheel.sh keep .carry/fbgemm/00                         # there, a call for each part: 00, 01, ...
+    benchmarks/gpu_wheel.sh keep .carry/fbgemm/00                         # there, a call for each part: 00 to 07
     . benchmarks/gpu_wheel.sh join && for k in 0 1; do                    # there, one call: 330 + 100 s
       CUDA_VISIBLE_DEVICES=$k python3 -m benchmarks.gpu_sharding_costs --out DIR --seconds 330 --part $k --parts 2 &
     done; wait; python3 -m benchmarks.gpu_sharding_costs --out DIR --seconds 100 --two-gpus
@@ -38,6 +39,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import os
@@ -58,13 +60,15 @@ from problems.sharding.measured.clocks import Clock, profiled_ms
 from problems.sharding.measured.inputs import draw_inputs, draw_pool
 from problems.sharding.measured.operators import Operator, Tables, fbgemm_version, make_tables
 from problems.sharding.measured.records import parse_lines
+from problems.sharding.measured.reference import TOLERANCE, largest_difference
 from problems.sharding.spec import table_to_json
 from problems.sharding.tables import Table
 from surco import provenance
 
 MODULE = "benchmarks.gpu_sharding_costs"
 INPUTS = 3  # batches that take turns, so that a call does not find the last call's rows in the cache
-CHECKED = 8  # combinations that the profiler measures too
+CHECKED = 8  # combinations that the profiler measures too, at the end: what it leaves behind may slow launches down
+CHECK_SECONDS = 12.0
 STATE_SHARE = 1.1  # weights, row-wise state and room for one batch
 
 
@@ -72,6 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure until the time is up; exit code 0, or that of a failed rank."""
     arguments = parse(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.check:
+        kind = Operator(arguments.operator)
+        worst = largest_difference(kind, torch.device(arguments.device))
+        print(f"{kind.value} on {arguments.device}: pooled rows of three steps within {worst:.1e} of plain torch")
+        return int(not worst < TOLERANCE)
     if arguments.two_gpus and not collectives.is_worker():
         words = list(sys.argv[1:] if argv is None else argv)
         return collectives.launch(MODULE, words, 2, seconds=arguments.seconds + 120.0)
@@ -89,6 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=480.0, help="wall seconds of measuring")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--operator", choices=[o.value for o in Operator], default=Operator.FBGEMM.value)
+    parser.add_argument("--check", action="store_true", help="compare the operator with torch's, then end")
     parser.add_argument("--two-gpus", action="store_true", help="all-to-all between two processes instead of lookups")
     parser.add_argument("--pool", type=int, help="tables to draw from (160; small: 40)")
     parser.add_argument("--batches", type=int, nargs="+", help="samples of a call (16384 65536; small: 256 1024)")
@@ -119,6 +129,7 @@ def pool_of(arguments: argparse.Namespace) -> tuple[Table, ...]:
 def header(arguments: argparse.Namespace, tables: Sequence[Table], device: torch.device) -> dict[str, Any]:
     """First line of a file: the pool and where the numbers come from."""
     is_cuda = device.type == "cuda"
+    words = ["DIR" if before == "--out" else word for before, word in itertools.pairwise(["", *sys.argv[1:]])]
     return {
         "kind": "head",
         "tables": [table_to_json(table) for table in tables],
@@ -128,12 +139,9 @@ def header(arguments: argparse.Namespace, tables: Sequence[Table], device: torch
             "device_time": "events behind a hold" if is_cuda else "CPU time of the process",
             "operator": arguments.operator,
             "fbgemm": fbgemm_version() if arguments.operator == Operator.FBGEMM else None,
-            "torch": torch.__version__,
             "cuda": torch.version.cuda,
             "threads": None if is_cuda else torch.get_num_threads(),
-            "command": provenance.command(sys.argv[1:], f"python -m {MODULE}"),
-            "commit": provenance.commit(),
-            "date": provenance.now(),
+            **provenance.origin(words, f"python -m {MODULE}"),
             "seed": arguments.seed,
             "batches": arguments.batches,
         },
@@ -214,24 +222,26 @@ def measure_compute(arguments: argparse.Namespace) -> None:
     clock = Clock(device, calls=4 if device.type == "cuda" else 2, repeats=arguments.repeats)
     name = "compute.jsonl" if arguments.parts == 1 else f"compute-{arguments.part}.jsonl"
     lines = Lines(arguments.out / name, header(arguments, tables, device))
-    count = 0
+    count = checked = 0
     for number, members, batch, is_held_out in combinations(arguments, tables):
         if number % arguments.parts != arguments.part or number // arguments.parts < lines.done:
             continue
-        if time.perf_counter() - begun > arguments.seconds:
+        spent = time.perf_counter() - begun
+        if spent > arguments.seconds:
             break
+        has_check = spent > arguments.seconds - CHECK_SECONDS and checked < CHECKED
         try:
-            readings = read_combination(
-                [tables[t] for t in members], batch, clock, arguments, has_check=count < CHECKED
-            )
-        except torch.OutOfMemoryError as error:
+            readings = read_combination([tables[t] for t in members], batch, clock, arguments, has_check=has_check)
+        except RuntimeError as error:  # memory, or a kernel that failed: then a fresh process goes on behind this one
             lines.write({"kind": "skipped", "tables": members, "batch": batch, "error": str(error)[:200]})
+            if not isinstance(error, torch.OutOfMemoryError):
+                raise
             torch.cuda.empty_cache()
             continue
+        checked += has_check
         lines.write({"kind": "compute", "tables": members, "batch": batch, "is_held_out": is_held_out, **readings})
         count += 1
         if count % 50 == 0:
-            spent = time.perf_counter() - begun
             print(f"{number + 1} readings, {spent:.0f} s, the last: {len(members)} tables {readings}", flush=True)
     print(f"{count} new readings in {time.perf_counter() - begun:.0f} s: {arguments.out / name}", flush=True)
 

@@ -153,15 +153,15 @@ def measure(arguments: argparse.Namespace) -> None:
 def origin(arguments: argparse.Namespace, device: torch.device, world: int) -> dict[str, Any]:
     """Where the numbers come from."""
     is_cuda = device.type == "cuda"
+    words = ["DIR" if before == "--out" else word for before, word in itertools.pairwise(["", *sys.argv[1:]])]
+    words[0] = Path(words[0]).name
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else str(provenance.machine()["processor"]),
         "world": world,
         "operator": arguments.operator,
         "fbgemm": fbgemm_version(),
-        "torch": torch.__version__,
-        "command": provenance.command(sys.argv[1:], f"python -m {MODULE}"),
-        "commit": provenance.commit(),
-        "date": provenance.now(),
+        "cuda": torch.version.cuda,
+        **provenance.origin(words, f"python -m {MODULE}"),
     }
 
 

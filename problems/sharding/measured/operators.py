@@ -116,6 +116,9 @@ def _embedding_bags(rows: Sequence[int], dims: Sequence[int], device: torch.devi
         torch.nn.EmbeddingBag(int(r), int(d), mode="sum", sparse=True, include_last_offset=True, device=device)
         for r, d in zip(rows, dims, strict=True)
     ]
+    with torch.no_grad():
+        for bag in bags:
+            bag.weight.fill_(0.01)
     adagrad = torch.optim.Adagrad([bag.weight for bag in bags], lr=LEARNING_RATE)
     count = len(bags)
 

@@ -18,6 +18,7 @@ from problems.sharding.measured import Campaign, read_lines
 from problems.sharding.measured.clocks import Clock, profiled_ms
 from problems.sharding.measured.inputs import draw_inputs, draw_pool, draw_rows
 from problems.sharding.measured.operators import Operator, make_tables
+from problems.sharding.measured.reference import TOLERANCE, largest_difference
 from surco.errors import InvalidInputError, MissingExtraError
 
 CPU = torch.device("cpu")
@@ -75,6 +76,14 @@ def test_both_operators_pool_the_same_rows() -> None:
         touched = (lengths > 0).T.repeat_interleave(torch.tensor(dims), dim=1)
         assert (after < before)[touched].all()  # the update has been made, against the gradient
         assert torch.equal(after[~touched], before[~touched])
+
+
+@needs_fbgemm
+@pytest.mark.filterwarnings("ignore")
+def test_the_check_before_measuring_knows_the_optimizer() -> None:
+    assert largest_difference(Operator.FBGEMM, CPU) < TOLERANCE
+    assert largest_difference(Operator.EMBEDDING_BAG, CPU, steps=1) < TOLERANCE
+    assert largest_difference(Operator.EMBEDDING_BAG, CPU, steps=2) > TOLERANCE  # Adagrad with a sum for each number
 
 
 def test_a_missing_fbgemm_is_an_error_not_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
