@@ -66,8 +66,8 @@ def _fused(
     """Torch's fused Adam kernel on a weight of zeros with a rate of one leaves exactly -D there, in one pass."""
     # One buffer for all: on a GPU a launch each would cost as much as the work.
     flat = torch.zeros(sum(part.numel() for part in projected), device=projected[0].device)
-    pieces = flat.split([part.numel() for part in projected])
-    directions = [piece.view_as(part) for piece, part in zip(pieces, projected, strict=True)]
+    pieces = torch.split_with_sizes(flat, [part.numel() for part in projected])
+    directions = [piece.view(part.shape) for piece, part in zip(pieces, projected, strict=True)]
     steps = [torch.full((), float(step), device=projected[0].device)] * len(projected)
     _kernels._fused_adam_(
         directions, projected, first, second, [], steps,
@@ -111,4 +111,4 @@ def are_finite(tensors: list[Tensor]) -> list[bool]:
     if len(tensors) == 1:
         # NaN and infinity spread to the sum, which is the cheapest reduction.
         return [math.isfinite(tensors[0].sum().item())]
-    return torch.stack(_kernels._foreach_norm(tensors, math.inf)).isfinite().tolist()
+    return [math.isfinite(norm) for norm in torch.stack(_kernels._foreach_norm(tensors, math.inf)).tolist()]

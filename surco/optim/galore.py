@@ -172,16 +172,17 @@ class GaLore(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         batch: list[Projected] = []
-        for parameter in self._parameters():
-            work = self.prepare(parameter)
-            if work is None:
-                continue
-            batch.append(work)
-            # On a CPU a parameter at a time reuses the same small buffers; a GPU wants few, large launches.
-            if parameter.device.type == "cpu":
-                self.apply(batch)
-                batch = []
-        self.apply(batch)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                work = self._prepared(parameter, group)
+                if work is None:
+                    continue
+                batch.append(work)
+                # On a CPU a parameter at a time reuses the same small buffers; a GPU wants few, large launches.
+                if parameter.device.type == "cpu":
+                    self._applied(batch)
+                    batch = []
+        self._applied(batch)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -222,10 +223,15 @@ class GaLore(Optimizer):
         Returns:
             None without a gradient, or where the gradient is zero or not finite and there is no basis yet.
         """
+        return self._prepared(parameter, self._group_of(parameter), is_new_step=is_new_step, with_norm=with_norm)
+
+    def _prepared(
+        self, parameter: Tensor, group: dict[str, Any], *, is_new_step: bool = True, with_norm: bool = False
+    ) -> Projected | None:
+        """``prepare`` without its own guard: on a GPU the time of a small step is that of the calls."""
         gradient = parameter.grad
         if gradient is None or not parameter.numel():
             return None
-        group = self._group_of(parameter)
         state = self.state[parameter]
         if not state:
             state.update(step=0, refreshes=0, kept_bases=0, skipped_steps=0, phase=self._phase(parameter, group))
@@ -235,7 +241,9 @@ class GaLore(Optimizer):
             gradient = gradient.coalesce()
             rows, matrix = gradient.indices()[0], gradient.values().to(torch.float32)
         else:
-            matrix = as_matrix(gradient).to(torch.float32)
+            matrix = as_matrix(gradient)
+            if matrix.dtype != torch.float32:
+                matrix = matrix.to(torch.float32)
             if group["inner"] == Inner.ADAM and group["weight_decay"] and is_new_step:
                 matrix = matrix.add(as_matrix(parameter.data), alpha=float(group["weight_decay"]))
         norm = torch.linalg.vector_norm(matrix).square() if with_norm else None
@@ -244,19 +252,22 @@ class GaLore(Optimizer):
             return self._exchanged(work)
         if "is_left" not in state:
             state["is_left"] = rows is None and _side(matrix, group["projection"]) == "left"
-        oriented = matrix.T if state["is_left"] else matrix
+        oriented = matrix.t() if state["is_left"] else matrix
         if is_new_step:
             refresh_basis(state, group, oriented, is_sparse=rows is not None, process_group=self.process_group)
         if "rank" not in state:
             return None
         basis = self._basis(state, group, oriented)
         keeps = group["mode"] != Mode.GALORE
-        work = Projected(parameter, state, group, oriented @ basis, oriented if keeps else None, rows, norm)
+        work = Projected(parameter, state, group, torch.mm(oriented, basis), oriented if keeps else None, rows, norm)
         return self._exchanged(work)
 
     @torch.no_grad()
     def apply(self, works: list[Projected]) -> None:
         """Advance the moments and write the weights of prepared parameters."""
+        self._applied(works)
+
+    def _applied(self, works: list[Projected]) -> None:
         works = self._finite(works)
         batches: dict[tuple[Any, ...], list[Projected]] = {}
         for work in works:

@@ -40,6 +40,8 @@ def refresh_basis(
             state["refreshes"] += 1
             state.setdefault("update_norm", torch.zeros((), device=matrix.device))
         return
+    if not is_due and not group["covariance_decay"]:
+        return
     covariance = _covariance(state, group, matrix, is_due=is_due, is_sparse=is_sparse, process_group=process_group)
     if not is_due:
         return

@@ -139,12 +139,12 @@ def _write(
         return
     if decay and not is_late:
         weight.mul_(1.0 - decay)
-    matrix = weight if weight.dim() == 2 else as_matrix(weight)
-    is_view = matrix.data_ptr() == weight.data_ptr()
-    oriented = matrix.T if work.state.get("is_left") else matrix
+    matrix = as_matrix(weight)
+    is_view = matrix is weight or matrix.data_ptr() == weight.data_ptr()
+    oriented = matrix.t() if work.state.get("is_left") else matrix
     if weight.dtype == torch.float32:
         if update is not None and basis is not None:
-            oriented.addmm_(update, basis.T, alpha=rate)
+            oriented.addmm_(update, basis.t(), alpha=rate)
         elif update is not None:
             oriented.add_(update, alpha=rate)
         if factor is not None and work.gradient is not None:
