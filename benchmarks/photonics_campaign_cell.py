@@ -21,6 +21,7 @@ from problems.photonics.graphs import GraphedStep
 
 logger = logging.getLogger(__name__)
 BETAS = (0.667, 0.9)
+KINDS = ("spec", "margin", "square", "deep")
 _LEAST_MEMORY_GB = 0.25
 
 
@@ -95,10 +96,11 @@ class Cell:
         self.name, self.problem, self.options, self.pool = name, problem, options, pool
         self.device = problem.simulator.torch_device
         count = len(problem.device.wavelengths_nm)
-        self.objectives = {kind: Objective(problem.target, count, self.device, kind) for kind in ("spec", "margin")}
+        self.objectives = {kind: Objective(problem.target, count, self.device, kind) for kind in KINDS}
         self.classes = torch.from_numpy(problem.oracle.painter.incidence.classes.ravel()).to(self.device)
         self.graphs: dict[int, GraphedStep] = {}
         self.is_graphed = self.device.type == "cuda" and not options.no_graphs
+        self.graph_error = ""
         seeds = list(range(options.first_seed, options.first_seed + options.seeds))
         parts = [seeds[k :: options.groups] for k in range(options.groups)]
         self.groups = [Group.fresh(problem, part, self.device) for part in parts if part]
@@ -180,6 +182,8 @@ class Cell:
         def scalar(s: Tensor) -> Tensor:
             # Adam does not see the size of a row's gradient, so that a row may change its loss on the way.
             assert group.weight is not None
+            if self.options.objective != "margin":
+                return self.objectives[self.options.objective].loss(s).sum()
             spec, margin = (self.objectives[kind].loss(s) for kind in ("spec", "margin"))
             return ((1 - group.weight) * spec + group.weight * margin).sum()
 
@@ -189,7 +193,9 @@ class Cell:
             except RuntimeError as error:
                 self.is_graphed = False
                 self.graphs.clear()
-                logger.warning("%s: no CUDA graph, going on without: %s", self.name, str(error)[:300])
+                self.graph_error = str(error)[:300]
+                logger.warning("%s: no CUDA graph, going on without: %s", self.name, self.graph_error)
+                torch.cuda.synchronize()
         if self.is_graphed:
             s, slope = self.graphs[id(group)](design)
             return s.clone(), slope.clone()
@@ -251,6 +257,6 @@ class Cell:
             "simulations": int(history.size) * len(self.problem.device.wavelengths_nm),
             "seconds": sum(sum(group.spent) for group in self.groups),
             "seconds_waiting_for_painter": sum(group.spent[0] for group in self.groups),
-            "is_graphed": self.is_graphed, "groups": len(self.groups),
+            "is_graphed": self.is_graphed, "graph_error": self.graph_error, "groups": len(self.groups),
             "infeasible": int((self.problem.oracle.violation(self.designs().astype(float)) > 0).sum()),
         }  # fmt: skip

@@ -13,24 +13,31 @@ class Objective:
 
     ``spec`` is the literature's loss: softplus(d / smallest window)^2, summed over ports. ``margin`` takes each bound
     by its own window, as the metric does, sharper: softplus(k d / window)^2 / k^2. It goes on where the metric does;
-    the literature's loss hardly sees a port with a wide window once that is met.
+    the literature's loss hardly sees a port with a wide window once that is met. ``square`` takes each bound by its own
+    window, too, and never rests: max(1 + d / window, 0)^2, zero only at no reflection and full transmission. As the
+    metric is 1 - max(1 + d / window), it is that metric with squares in place of the maximum. ``deep`` is the
+    literature's loss for windows that begin at 0.9 of their depth, softplus((d + 0.9 depth) / smallest window)^2; the
+    depth is the window if that has one bound, and half of it if it has two.
 
     Args:
         spec: windows.
         wavelengths: how many.
         device: of S.
-        kind: ``spec`` or ``margin``.
+        kind: ``spec``, ``margin``, ``square`` or ``deep``.
         sharpness: k.
     """
 
     def __init__(
         self, spec: Spec, wavelengths: int, device: torch.device, kind: str = "spec", sharpness: float = 8.0
     ) -> None:
+        self.kind = kind
         self.lower, self.upper = (bound.to(device) for bound in spec.windows(wavelengths))
         own = self.upper - self.lower
         self.window = own
         smallest = torch.full_like(own, float(own.min()))
-        self.scale, self.sharpness = (smallest, 1.0) if kind == "spec" else (own / sharpness, sharpness)
+        self.shift = 0.9 * own / torch.where((self.lower > 0) & (self.upper < 1), 2.0, 1.0) if kind == "deep" else 0.0
+        self.is_bounded = ((self.lower > 0) | (self.upper < 1)).to(own.dtype)
+        self.scale, self.sharpness = (smallest, 1.0) if kind in ("spec", "deep") else (own / sharpness, sharpness)
 
     def distance(self, s: Tensor) -> Tensor:
         """Signed distances [B, L, P] in power of S [B, L, P, 1]."""
@@ -38,7 +45,10 @@ class Objective:
 
     def loss(self, s: Tensor) -> Tensor:
         """[B]."""
-        parts = torch.nn.functional.softplus(self.distance(s) / self.scale) / self.sharpness
+        if self.kind == "square":
+            short = (1.0 + self.distance(s) / self.window) * self.is_bounded
+            return (short.clamp_min(0.0) ** 2).sum(-1).mean(-1)
+        parts = torch.nn.functional.softplus((self.distance(s) + self.shift) / self.scale) / self.sharpness
         return (parts**2).sum(-1).mean(-1)
 
     def metric(self, s: Tensor) -> Tensor:

@@ -159,6 +159,34 @@ def test_margin_loss_sees_a_wide_window():
     assert slopes["margin"][1] / slopes["margin"][0] > 10 * slopes["spec"][1] / slopes["spec"][0]
 
 
+def test_deep_and_square_losses_go_on_inside_the_windows():
+    device = torch.device("cpu")
+    for name, better in (("bend-40nm-v0", [1e-4, 0.995]), ("beam-splitter-40nm-v0", [1e-4, 0.5, 0.5, 1e-4])):
+        spec = DOMAIN.make(f"photonics/{name}").target
+        good = torch.tensor([better, [0.0001, 0.93] if len(better) == 2 else [0.0001, 0.46, 0.53, 0.0001]])
+        s = good.double().sqrt().to(torch.complex128)[:, None, :, None].expand(-1, 2, -1, -1)
+        loss = {kind: Objective(spec, 2, device, kind).loss(s) for kind in ("spec", "deep", "square")}
+        assert Objective(spec, 2, device).metric(s)[0] > 0.9 * (1.0 if len(better) == 2 else 0.5)
+        for kind in ("deep", "square"):
+            assert loss[kind][1] / loss[kind][0] > 1.2 * loss["spec"][1] / loss["spec"][0] > 0, (name, kind)
+
+
+def test_a_failing_cell_does_not_end_the_campaign(tmp_path, monkeypatch):
+    run = Cell.run
+
+    def fails_at_four(self, deadline):
+        if "-4px-" in self.name:
+            raise RuntimeError("no luck")
+        return run(self, deadline)
+
+    monkeypatch.setattr(Cell, "run", fails_at_four)
+    cells = ["--cells", "bend:4,3", "--steps", "1", "--seeds", "1", "--objective", "deep"]
+    assert campaign.main([*SMALL, *cells, "--out", str(tmp_path)]) == 1
+    assert [row["cell"] for row in rows_of(tmp_path / "campaign.jsonl")] == [f"{NAME}-deep"]
+    failed = json.loads((tmp_path / "failed.json").read_text())
+    assert failed == [{"cell": NAME.replace("3px", "4px") + "-deep", "failed": "RuntimeError: no luck"}]
+
+
 def test_cells_are_parsed_in_order():
     assert campaign.parse_cells(["wdm:8", "bend:6,10", "wdm:8"]) == [("wdm", 8), ("bend", 6), ("bend", 10)]
     for text in ("wdm", "wdm:", "wdm:a", "laser:8"):
