@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_route = family.schema.name.startswith("routes")
     measure_of = "percentage points of on-time probability" if is_route else "percent of the best known value"
     begin, before = _stored(arguments, priors, rows, feasible)
-    for seed in range(begin, arguments.instances):
+    for done in range(begin, arguments.instances):
         if time.perf_counter() - wall > arguments.seconds:
             break
-        instance = family.sample("test", seed=seed)
+        instance = family.sample("test", seed=arguments.first + done)
         found = measure(instance, priors, wanted, feasible, seconds, arguments.rows)
         best = min(min(cells.values()) for cells in found.values())
         if arguments.long:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = {
             "family": family.id,
             "priors": [dict(prior.training) for prior in priors],
-            "instances": seed + 1,
+            "instances": done + 1,
             "regret": measure_of,
             "table": {name: {k: summary(v) for k, v in cells.items()} for name, cells in rows.items()},
             "raw": rows,
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         if arguments.out is not None:  # after every instance: what was measured is not lost
             write_text(arguments.out, json.dumps(result))
-        print(f"{seed + 1}/{arguments.instances}: {result['cpu_seconds']:.0f} CPU s", file=sys.stderr)
+        print(f"{done + 1}/{arguments.instances}: {result['cpu_seconds']:.0f} CPU s", file=sys.stderr)
     if not result:
         sys.stderr.write("no instance is left to run\n")
         return 0
@@ -169,6 +169,7 @@ def _command(arguments: argparse.Namespace) -> str:
     words = ["-m", "benchmarks.amortized", arguments.family, *["--prior", "DIR"] * len(arguments.prior)]
     words += ["--instances", str(arguments.instances), "--calls", *map(str, arguments.calls)]
     words += ["--long", str(arguments.long)]
+    words += ["--first", str(arguments.first)] if arguments.first else []
     words += ["--rows", *arguments.rows] if arguments.rows is not None else []
     return provenance.command([*words, "--out", "FILE"], "python")
 
@@ -301,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("family")
     parser.add_argument("--prior", type=Path, action="append", default=[], metavar="DIR", help="one a training seed")
     parser.add_argument("--instances", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first instance: to run a table in parts")
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     parser.add_argument("--long", type=int, default=2000, help="objective calls of the run that sets the best known")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these; `rules` stands for all greedy rules")

@@ -94,6 +94,7 @@ class BoundFused:
         self.temperature_ms = model.temperature_ms
         self.is_convex = model.cache_speedup == 1.0
         self._floors = torch.tensor([[model.forward_floor_ms], [model.backward_floor_ms]], dtype=torch.float64)
+        self._placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._has_comms = bool(weights[5].any())
 
     def loads_ms(self, features: Tensor) -> Tensor:
@@ -109,11 +110,18 @@ class BoundFused:
         """Loads [..., 4, D] -> times [..., 4, D]."""
         forward, comms, _, backward = loads.unbind(-2)
         q = self.model.sharpness
-        floors = self._floors.to(loads)
+        floors = self._floors_like(loads)
         compute = torch.stack([forward, backward], dim=-2)
         compute = (floors**q + compute**q) ** (1.0 / q)
         transfer = comms + self.model.comms_latency_ms if self._has_comms else comms
         return torch.stack([compute[..., 0, :], transfer, transfer, compute[..., 1, :]], dim=-2)
+
+    def _floors_like(self, loads: Tensor) -> Tensor:
+        """Launch floors beside the loads, moved once: nothing may come from the host while a CUDA graph is recorded."""
+        place = (loads.device, loads.dtype)
+        if place not in self._placed:
+            self._placed[place] = self._floors.to(loads)
+        return self._placed[place]
 
     def value_ms(self, times: Tensor) -> Tensor:
         """Sum over the phases of the smooth max over devices, [..., 4, D] -> [...]."""

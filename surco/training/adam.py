@@ -37,19 +37,32 @@ class Adam:
         self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
         self.steps = 0
 
-    @torch.no_grad()
     def step(self, step_size: float) -> None:
         """One update by the gradients that the parameters hold; then the gradients are dropped."""
+        self.update(self.rates(step_size))
+
+    def rates(self, step_size: float) -> Tensor:
+        """Count a step; what its update multiplies the two moments with, [2] on the CPU.
+
+        They are apart from `update` so that a recorded update finds them in a tensor.
+        """
         self.steps += 1
+        first, second = self.decays
+        return torch.tensor([-step_size / (1 - first**self.steps), 1 / (1 - second**self.steps)]).to(self.first.dtype)
+
+    @torch.no_grad()
+    def update(self, rates: Tensor) -> None:
+        """The update of a counted step; ``rates`` on the device of the parameters, or on the CPU."""
         first, second = self.decays
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters])
         norm = gradient.norm()
         gradient = gradient * torch.where(norm > self.clip, self.clip / norm.clamp(min=1e-30), 1.0)
         self.first.mul_(first).add_(gradient, alpha=1 - first)
         self.second.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        scale = (self.second / (1 - second**self.steps)).sqrt().add_(self.least)
-        change = self.first / scale * (-step_size / (1 - first**self.steps))
-        for p, part in zip(self.parameters, change.split([p.numel() for p in self.parameters]), strict=True):
+        scale = (self.second * rates[1]).sqrt().add_(self.least)
+        change = self.first / scale * rates[0]
+        parts = change.split([p.numel() for p in self.parameters])
+        for p, part in zip(self.parameters, parts, strict=True):
             p.add_(part.view_as(p))
             p.grad = None
 

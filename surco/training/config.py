@@ -37,6 +37,7 @@ class TrainConfig:
         device: of network and objective.
         is_bf16: run the network in bfloat16 where the device has it (the objective stays in float32).
         is_compiled: compile the network with ``torch.compile``.
+        is_captured: record the steps as CUDA graphs and replay them (``device`` has to be one of CUDA).
         threads: of torch on the CPU.
         tensorboard: also write TensorBoard events into the output folder.
     """
@@ -59,11 +60,12 @@ class TrainConfig:
     device: str = "cpu"
     is_bf16: bool = False
     is_compiled: bool = False
+    is_captured: bool = False
     threads: int = 1
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("is_relaxed", "is_bf16", "is_compiled", "tensorboard"):
+        for name in ("is_relaxed", "is_bf16", "is_compiled", "is_captured", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInputError(f"Expected `{name}` to be true or false, got {getattr(self, name)!r}.")
         if not isinstance(self.network, Mapping):

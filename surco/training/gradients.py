@@ -10,11 +10,14 @@
 | identity  | 1                       | - grad f(x*(c)), less its part along c                                   |
 
 The loss is f over the family's scale. Padded entries have gradient zero and take no noise.
+
+A gradient is a generator function that yields the costs to be solved, once, and is sent the answer: what lies before
+and after the oracle can be recorded as CUDA graphs, the oracle cannot. `taken` drives one from end to end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -73,10 +76,29 @@ class Step:
         return z * self.batch.variables[:, None]
 
 
-Gradient = Callable[[Step], tuple[Tensor, Tensor]]
+Answer = tuple[Tensor, Tensor]
+"""Vertices x [B, M, ...] and has_point [B, M]; or loss [B] and gradient [B, ...]."""
+
+Work = Generator[Tensor, Answer, Answer]
+Gradient = Callable[[Step], Work]
 
 
-def local(step: Step) -> tuple[Tensor, Tensor]:
+def taken(gradient: Gradient, step: Step) -> Answer:
+    """Loss [B] and d loss / d costs, the oracle asked by the step."""
+    work = gradient(step)
+    return ended(work, step.solve(next(work)))
+
+
+def ended(work: Work, answer: Answer) -> Answer:
+    """What a gradient returns once it has the oracle's answer."""
+    try:
+        work.send(answer)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError("A gradient asks the oracle once.")
+
+
+def local(step: Step) -> Work:
     """Local expectation gradient for designs that are one choice in each of T rows (memory aside).
 
         p_td = softmax(-c_t / sigma)_d,   dE f / dc_td = -p_td (E f|t->d - sum_d' p_td' E f|t->d') / sigma
@@ -92,7 +114,7 @@ def local(step: Step) -> tuple[Tensor, Tensor]:
     u = torch.rand(shape, generator=step.generator, dtype=torch.float64, device=step.generator.device)
     u = u.clamp(1e-12, 1 - 1e-12).to(costs)
     gumbel = -torch.log(-torch.log(u))
-    x, has_point = step.solve(costs[:, None] - step.sigma * gumbel)
+    x, has_point = yield costs[:, None] - step.sigma * gumbel
     scale = step.family.scale(step.batch.features)[:, None, None]
     allowed = step.batch.variables & (step.batch.features.get("allowed", step.batch.variables) > 0)
     p = (-costs / step.sigma).masked_fill(~allowed, torch.finfo(costs.dtype).min).softmax(-1) * allowed
@@ -104,7 +126,7 @@ def local(step: Step) -> tuple[Tensor, Tensor]:
     return _mean(step.values(x), has_point), grad / step.samples
 
 
-def descent(step: Step) -> tuple[Tensor, Tensor]:
+def descent(step: Step) -> Work:
     """Fenchel-Young gradient towards what descent makes of the network's own answer.
 
         x = x*(c + Gumbel),   y = x after the best single moves, one after the other,   dL/dc = (y - p) / sigma
@@ -118,7 +140,7 @@ def descent(step: Step) -> tuple[Tensor, Tensor]:
     u = u.clamp(1e-12, 1 - 1e-12).to(costs)
     gumbel = -torch.log(-torch.log(u))
     gumbel[:, 0] = 0.0
-    x, has_point = step.solve(costs[:, None] - step.sigma * gumbel)
+    x, has_point = yield costs[:, None] - step.sigma * gumbel
     allowed = step.batch.variables & (step.batch.features.get("allowed", step.batch.variables) > 0)
     p = (-costs / step.sigma).masked_fill(~allowed, torch.finfo(costs.dtype).min).softmax(-1) * allowed
     grad = torch.zeros_like(costs)
@@ -145,7 +167,7 @@ def descended(family: Family, features: Features, x: Tensor, allowed: Tensor, mo
         flat = values.masked_fill(~allowed, torch.inf).flatten(1)
         best, place = flat.min(1)
         is_better = best < here * (1.0 - LEAST_GAIN)
-        if not bool(is_better.any()):
+        if not _is_recorded(x) and not bool(is_better.any()):
             break
         t, d = place // x.shape[2], place % x.shape[2]
         moved = x.clone()
@@ -155,9 +177,9 @@ def descended(family: Family, features: Features, x: Tensor, allowed: Tensor, mo
     return x
 
 
-def perturbed(step: Step) -> tuple[Tensor, Tensor]:
+def perturbed(step: Step) -> Work:
     """J(c)^T g with g = E grad f over the other samples; antithetic normal noise, see :class:`surco.Perturbed`."""
-    costs, noise, scale, x, has_point = _sampled(step)
+    costs, noise, scale, x, has_point = yield from _sampled(step)
     points = x.detach().requires_grad_()
     with torch.enable_grad():
         values = step.values(points)
@@ -169,17 +191,17 @@ def perturbed(step: Step) -> tuple[Tensor, Tensor]:
     return _mean(values.detach(), has_point), _scored(along, noise, scale)
 
 
-def score(step: Step) -> tuple[Tensor, Tensor]:
+def score(step: Step) -> Work:
     """(f - mean of the others) score; antithetic normal noise, see :class:`surco.ScoreFunction`."""
-    _, noise, scale, x, has_point = _sampled(step)
+    _, noise, scale, x, has_point = yield from _sampled(step)
     values = torch.where(has_point, step.values(x), 0.0)
     return _mean(values, has_point), _scored(torch.where(has_point, values - _others(values), 0.0), noise, scale)
 
 
-def identity(step: Step) -> tuple[Tensor, Tensor]:
+def identity(step: Step) -> Work:
     """Minus the gradient of f at the vertex, projected on the costs of equal norm."""
     costs = step.costs
-    x, has_point = step.solve(costs[:, None])
+    x, has_point = yield costs[:, None]
     points = x.detach().requires_grad_()
     with torch.enable_grad():
         values = step.values(points)
@@ -192,11 +214,11 @@ def identity(step: Step) -> tuple[Tensor, Tensor]:
     return _mean(values.detach(), has_point), -slope.reshape(costs.shape)
 
 
-def imitation(step: Step) -> tuple[Tensor, Tensor]:
+def imitation(step: Step) -> Work:
     """Fenchel-Young gradient y - E x*(c + noise) towards the targets y, see :class:`surco.estimators.FenchelYoung`."""
     if step.targets is None:
         raise InvalidInputError("Expected `runs`, whose designs are to be imitated, together with `imitation`.")
-    costs, _, _, x, has_point = _sampled(step)
+    costs, _, _, x, has_point = yield from _sampled(step)
     count = has_point.sum(-1).clamp(min=1)
     mean = x.sum(1) / count.reshape(-1, *[1] * (costs.ndim - 1))  # x is zero without a point
     is_known = has_point.any(-1).reshape(-1, *[1] * (costs.ndim - 1))
@@ -218,7 +240,7 @@ RELAXABLE = ("perturbed", "score", "identity", "imitation")
 """Gradients whose points may be fractional; the others are made of single changes of whole designs."""
 
 
-def _sampled(step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _sampled(step: Step) -> Generator[Tensor, Answer, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """Costs, noise z [B, M, ...] in antithetic pairs, its scale [B], vertices and has_point."""
     costs = step.costs
     half = max(2, step.samples // 2)
@@ -226,8 +248,13 @@ def _sampled(step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     z = torch.stack([z, -z], dim=2).flatten(1, 2)
     count = step.batch.variables.flatten(1).sum(-1).clamp(min=1)
     scale = step.sigma * (costs.flatten(1).square().sum(-1) / count).sqrt().clamp(min=1e-12)
-    x, has_point = step.solve(costs[:, None] + scale.reshape(-1, *[1] * costs.ndim) * z)
+    x, has_point = yield costs[:, None] + scale.reshape(-1, *[1] * costs.ndim) * z
     return costs, z, scale, x, has_point
+
+
+def _is_recorded(x: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded, in which the host cannot look at values."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _others(values: Tensor) -> Tensor:

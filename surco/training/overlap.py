@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surco.training.gradients import Gradient, Step
+from surco.training.gradients import Gradient, Step, taken
 
 Answer = Callable[[], tuple[Tensor, Tensor]]
 
@@ -54,7 +54,7 @@ class Overlap:
     def _take(self, gradient: Gradient, step: Step) -> tuple[Tensor, Tensor]:
         begun = time.perf_counter()
         with torch.no_grad():  # of this thread
-            found = gradient(step)
+            found = taken(gradient, step)
         if step.costs.is_cuda:
             torch.cuda.synchronize(step.costs.device)
         self.worked += time.perf_counter() - begun

@@ -17,21 +17,20 @@ from solvers.fanout import MapPool
 from surco import checkpoint as checkpoints
 from surco.bridge import to_torch
 from surco.errors import InvalidInputError, ResumeError
-from surco.instance_family import VARIABLES, Batch, Family, Instance, Split, collate, family
+from surco.instance_family import VARIABLES, Family, Instance, Split, collate, family
 from surco.registry import from_spec
 from surco.result import Result
 from surco.training.adam import Adam
+from surco.training.captured import CapturedSteps
 from surco.training.config import TrainConfig
-from surco.training.gradients import GRADIENTS, RELAXABLE, Step
+from surco.training.gradients import GRADIENTS, RELAXABLE
 from surco.training.journal import Journal
-from surco.training.overlap import Overlap
 from surco.training.prior import Prior
+from surco.training.steps import LANDSCAPE, TARGET, EagerSteps, Learner, Steps
 
-TARGET = "target"  # feature of a logged run: its design
 LEAST_SHARE = 0.05  # of the step size at the end
 DEFAULT_STEPS = 1000
 DRAWING_SHARE = 0.25  # of the seconds
-LANDSCAPE = "landscape"  # not a gradient through the oracle: regression on measurements
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -133,14 +132,18 @@ class _Run:
         self.parts = settings.parts or (2 if self.device.type != "cpu" and gradient in RELAXABLE else 1)
         if gradient == LANDSCAPE:
             self.parts = 1  # it asks no oracle
+        if settings.is_captured:
+            if self.device.type != "cuda":
+                raise InvalidInputError(
+                    f"Expected `device` to be a CUDA device to capture on, got {settings.device!r}."
+                )
+            self.parts = 1
         with torch.random.fork_rng(devices=[]):  # the layers draw their first weights from the global generator
             torch.manual_seed(seed)
             self.network = source.network(**settings.network)
         self.network.to(self.device)
-        self.forward: Callable[[dict[str, Tensor]], Tensor] = (
-            torch.compile(self.network) if settings.is_compiled else self.network
-        )
         self.optimizer = Adam(self.network.parameters(), clip=settings.clip)
+        self.learner = Learner(source, settings, gradient, self.parts, self.device, self.network, self.optimizer)
         self.step = 0
         self.elapsed = 0.0
         self.best = math.inf
@@ -149,7 +152,8 @@ class _Run:
         self.best_weights = self._weights()
         self.logged: list[Instance] = []
         self.is_finished = False
-        self.spent = {"forward_backward": 0.0, "gradient": 0.0, "hidden": 0.0, "validation": 0.0}
+        self.spent = self.learner.spent
+        self.spent["validation"] = 0.0
         self.journal = Journal(folder, progress, has_tensorboard=settings.tensorboard)
 
     # ------------------------------------------------------------------ loop
@@ -166,18 +170,17 @@ class _Run:
         if self.step == 0:
             self._validate(check, references)
         saved = clock = time.perf_counter()
-        loss, count = 0.0, 0
-        with Overlap(self.parts > 1, self.settings.threads) as overlap:
+        kind = CapturedSteps if self.settings.is_captured else EagerSteps
+        # A worker draws its instance again, and those of logged runs were not drawn.
+        with kind(self.learner, train_set, None if self.logged else self.pool) as steps:
             while not self.is_finished and not self._is_over():
-                loss += self._one(train_set, overlap)
-                count += 1
+                self._one(steps, len(train_set))
                 self.step += 1
                 now = time.perf_counter()
                 self.elapsed += now - clock
                 clock = now
                 if self.step % self.settings.validate_every == 0 or self._is_over():
-                    self._validate(check, references, loss / count)
-                    loss, count = 0.0, 0
+                    self._validate(check, references, steps.loss())
                 if self.folder is not None and now - saved >= self.settings.save_seconds:
                     self._save()
                     saved = time.perf_counter()
@@ -219,64 +222,14 @@ class _Run:
             self.seconds is not None and self.elapsed >= self.seconds
         )
 
-    def _one(self, train_set: list[Instance], overlap: Overlap) -> float:
-        """One step; returns its loss. The oracle answers for a part while the network works on the next."""
-        s = self.settings
-        begun = time.perf_counter()
+    def _one(self, steps: Steps, size: int) -> None:
+        """One step on a batch of a training set of ``size``; all its random choices follow from seed and step."""
         sequence = np.random.SeedSequence([self.seed, self.step])
         rng = np.random.default_rng(sequence)
-        chosen = [train_set[k] for k in rng.permutation(len(train_set))[: s.batch]]
-        count = min(self.parts, len(chosen))
-        states = sequence.generate_state(count, np.uint64)
-        generators = [torch.Generator(self.device).manual_seed(int(state >> np.uint64(1))) for state in states]
+        chosen = rng.permutation(size)[: self.settings.batch]
+        states = sequence.generate_state(min(self.parts, len(chosen)), np.uint64)
         self.network.train()
-        if self.gradient == LANDSCAPE:
-            return self._fit(self._batch(chosen), generators[0])
-        work = []
-        for first, generator in zip(range(count), generators, strict=True):
-            part = chosen[first::count]
-            batch = self._batch(part)
-            costs = self._costs(batch)
-            targets = batch.features.get(TARGET)
-            pool = None if self.logged else self.pool  # a worker draws its instance again, and these were not drawn
-            step = Step(
-                self.family, batch, part, costs.detach(), generator, s.samples, s.sigma, pool, targets, s.is_relaxed
-            )
-            work.append((costs, overlap.ask(GRADIENTS[self.gradient], step)))
-        losses, waited = [], 0.0
-        for costs, answer in work:
-            clock = time.perf_counter()
-            loss, grad = answer()
-            self._synchronize()
-            waited += time.perf_counter() - clock
-            losses.append(loss)
-            costs.backward(torch.nan_to_num(grad, posinf=0.0, neginf=0.0) / len(chosen))
-        self.optimizer.step(s.step_size * self._share())
-        self._synchronize()
-        waited += overlap.waited
-        self.spent["forward_backward"] += time.perf_counter() - begun - waited
-        self.spent["gradient"] += waited
-        self.spent["hidden"] += max(overlap.worked - waited, 0.0)
-        overlap.clear()
-        loss = torch.cat(losses)
-        return float(loss[torch.isfinite(loss)].mean())
-
-    def _fit(self, batch: Batch, generator: torch.Generator) -> float:
-        """One step of regression on measurements of plans around the network's own."""
-        s = self.settings
-        begun = time.perf_counter()
-        x = self.network.explored(batch.features, s.samples, generator)  # type: ignore[operator]
-        with torch.no_grad():
-            measured = self.family.measured(batch.features, x)
-        self._synchronize()
-        middle = time.perf_counter()
-        loss = self.network.landscape_loss(batch.features, x, measured).mean()  # type: ignore[operator]
-        loss.backward()
-        self.optimizer.step(s.step_size * self._share())
-        self._synchronize()
-        self.spent["forward_backward"] += time.perf_counter() - middle
-        self.spent["gradient"] += middle - begun
-        return float(loss.detach())
+        steps.one(chosen, [int(state >> np.uint64(1)) for state in states], self.settings.step_size * self._share())
 
     def _share(self) -> float:
         """Of the step size: warm-up, then half a cosine along what is left of steps or seconds."""
@@ -287,17 +240,6 @@ class _Run:
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
         return min(1.0, (self.step + 1) / self.settings.warmup) * (LEAST_SHARE + (1 - LEAST_SHARE) * cosine)
 
-    def _costs(self, batch: Batch) -> Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.is_bf16):
-            return self.forward(batch.features).float()
-
-    def _batch(self, chosen: list[Instance]) -> Batch:
-        return collate([instance.features for instance in chosen]).to(self.device, torch.float32)
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     # ------------------------------------------------------------------ validation
 
     def _validate(self, check: list[Instance], references: list[float], loss: float | None = None) -> None:
@@ -307,9 +249,9 @@ class _Run:
         regrets: list[float] = []
         for first in range(0, len(check), self.settings.batch):
             part = check[first : first + self.settings.batch]
-            batch = self._batch(part)
+            batch = self.learner.batch(part)
             with torch.no_grad():
-                costs = self._costs(batch)
+                costs = self.learner.costs(batch.features)
                 x, has_point = self.family.solve(batch, part, costs[:, None], pool=self.pool)
                 exact = collate([instance.features for instance in part])  # float64, for the verdict
                 values = self.family.objective(exact.features, x[:, 0].double().cpu())
@@ -385,8 +327,9 @@ class _Run:
                 f"The checkpoint in `{self.folder}` is of {state['identity']}, but this run is {self._identity()}. "
                 "Resume with the same family, seed and settings, or choose another folder."
             )
-        for name in ("step", "elapsed", "best", "best_step", "stale", "is_finished", "spent", "best_weights"):
+        for name in ("step", "elapsed", "best", "best_step", "stale", "is_finished", "best_weights"):
             setattr(self, name, state[name])
+        self.spent.update(state["spent"])
         self.network.load_state_dict(state["weights"])
         self.optimizer.restore(state["adam"])
         self.journal.rewind(self.step)

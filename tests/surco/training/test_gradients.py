@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surco.instance_family import collate, family
-from surco.training.gradients import GRADIENTS, Step, descended
+from surco.training.gradients import GRADIENTS, Step, descended, taken
 
 
 def small(count=2):
@@ -50,7 +50,7 @@ def test_the_local_gradient_is_that_of_the_expected_value():
     leaf = costs.clone().requires_grad_()
     exact = expectation(source, batch, leaf, 0.7)
     (expected,) = torch.autograd.grad(exact.sum(), leaf)
-    loss, grad = GRADIENTS["local"](step_of(source, instances, batch, costs, samples=4000, sigma=0.7))
+    loss, grad = taken(GRADIENTS["local"], step_of(source, instances, batch, costs, samples=4000, sigma=0.7))
     error = (grad - expected)[batch.variables].norm() / expected[batch.variables].norm()
     assert float(error) < 0.15
     assert float(((loss - exact.detach()) / exact.detach()).abs().max()) < 0.03
@@ -68,7 +68,7 @@ def test_descent_ends_where_no_single_move_helps_and_teaches_it():
     assert bool((after < before).any())
     again = source.local_values(batch.features, y).masked_fill(~batch.variables, torch.inf).flatten(1).amin(1)
     assert bool((again >= after * (1 - 1e-6)).all())
-    _, grad = GRADIENTS["descent"](step_of(source, instances, batch, costs, samples=1, sigma=0.1))
+    _, grad = taken(GRADIENTS["descent"], step_of(source, instances, batch, costs, samples=1, sigma=0.1))
     moved, _ = source.solve(batch, instances, (costs - 2.0 * grad)[:, None])
     assert float(source.objective(batch.features, moved[:, 0]).sum()) < float(before.sum())
 
@@ -84,7 +84,7 @@ def test_perturbed_gradients_agree_with_the_estimators_of_one_instance(name):
     batch = collate([i.features for i in instances])
     costs = batch.features["weights"][:, 0] + 0.3
     samples = 8_000
-    _, grad = GRADIENTS[name](step_of(source, instances, batch, costs, samples=samples, sigma=0.3))
+    _, grad = taken(GRADIENTS[name], step_of(source, instances, batch, costs, samples=samples, sigma=0.3))
     house = "perturbed" if name == "perturbed" else "score-function"
     for b, instance in enumerate(instances):
         sigma = 0.3 * float(costs[b].square().mean().sqrt())
@@ -103,7 +103,7 @@ def test_identity_is_minus_the_slope_across_the_costs():
     instances = [source.sample("train", seed=seed) for seed in range(3)]
     batch = collate([i.features for i in instances])
     costs = batch.features["weights"][:, 0] + 0.1
-    _, grad = GRADIENTS["identity"](step_of(source, instances, batch, costs, samples=1, sigma=0.1))
+    _, grad = taken(GRADIENTS["identity"], step_of(source, instances, batch, costs, samples=1, sigma=0.1))
     for b, instance in enumerate(instances):
         x = torch.from_numpy(instance.problem.oracle.solve(costs[b : b + 1].numpy()).x).requires_grad_()
         (slope,) = torch.autograd.grad(instance.problem.objective(x).sum(), x)
