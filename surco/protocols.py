@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from solvers.oracle import Array, LinearOracle
+from surco.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from surco.counted import CountedProblem
@@ -112,7 +113,10 @@ class Exact:
 
 @runtime_checkable
 class HasExact(Protocol):
-    """The problem has an exact or bounding method of its own."""
+    """The problem has an exact or bounding method of its own.
+
+    It may say how it is to be used by attributes: :func:`exact_is_fast`, :func:`exact_goes_on`, :func:`exact_share`.
+    """
 
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
         """Run for at most ``seconds``; ``start`` [n] is a feasible point that may prune."""
@@ -205,6 +209,36 @@ def is_convex(problem: object) -> bool:
     return bool(getattr(problem, "is_convex", False))
 
 
+# Hints: what a problem says, by attributes of these names that may all be left out, of its own exact method and rules.
+
+
+def exact_is_fast(problem: object) -> bool:
+    """Whether ``exact`` takes no more than a few oracle calls, so that ``auto`` begins with it: else False."""
+    return bool(getattr(problem, "exact_is_fast", False))
+
+
+def exact_goes_on(problem: object) -> bool:
+    """Whether a call of ``exact`` goes on where the last one stopped, so that it may be cut into parts: else False."""
+    return bool(getattr(problem, "exact_goes_on", False))
+
+
+def exact_share(problem: object) -> float:
+    """Part of the seconds that ``auto`` gives to ``exact`` at once, where it is the best search too: else 0.
+
+    Raises:
+        InvalidInputError: a share outside [0, 1].
+    """
+    share = float(getattr(problem, "exact_share", 0.0))
+    if not 0.0 <= share <= 1.0:
+        raise InvalidInputError(f"Expected `exact_share` of {type(problem).__name__} in [0, 1], got {share}.")
+    return share
+
+
+def heuristics_take_seconds(problem: object) -> bool:
+    """Whether ``heuristics`` has a keyword ``seconds``, see :class:`HasHeuristics`: else False."""
+    return bool(getattr(problem, "heuristics_take_seconds", False))
+
+
 # ------------------------------------------------------------------ learning
 
 
@@ -279,6 +313,10 @@ __all__ = [
     "Problem",
     "State",
     "Verification",
+    "exact_goes_on",
+    "exact_is_fast",
+    "exact_share",
+    "heuristics_take_seconds",
     "is_convex",
     "is_differentiable",
 ]

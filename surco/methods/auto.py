@@ -21,7 +21,18 @@ from surco.methods.prior import PriorMethod, check_prior
 from surco.methods.random_perturbation import RandomPerturbation
 from surco.methods.slp import SequentialLinearization
 from surco.methods.zero import Zero
-from surco.protocols import Estimate, HasAggregates, HasExact, HasHeuristics, Method, State, is_convex
+from surco.protocols import (
+    Estimate,
+    HasAggregates,
+    HasExact,
+    HasHeuristics,
+    Method,
+    State,
+    exact_goes_on,
+    exact_is_fast,
+    exact_share,
+    is_convex,
+)
 
 if TYPE_CHECKING:
     from surco.training.prior import Prior
@@ -68,8 +79,9 @@ class Auto:
         """Plan the opening."""
         inner = problem.inner
         opening: list[str] = []
-        fast = isinstance(inner, HasExact) and bool(getattr(inner, "exact_is_fast", False))
-        leads = isinstance(inner, HasExact) and problem.ledger.budget.seconds is not None and _exact_share(inner) > 0.0
+        has_seconds = problem.ledger.budget.seconds is not None
+        fast = isinstance(inner, HasExact) and exact_is_fast(inner)
+        leads = isinstance(inner, HasExact) and has_seconds and exact_share(inner) > 0.0
         if fast and not leads:
             opening.append("exact")
         if self.prior is not None:
@@ -80,7 +92,7 @@ class Auto:
         opening.append("linear")
         if leads:
             opening.append("lead")
-        is_slow = isinstance(inner, HasExact) and not fast and not leads and problem.ledger.budget.seconds is not None
+        is_slow = isinstance(inner, HasExact) and not fast and not leads and has_seconds
         if is_slow:
             opening.append("probe")
         if isinstance(inner, HasAggregates):
@@ -90,7 +102,7 @@ class Auto:
         return {
             "opening": opening,
             "is_exact_due": is_slow,
-            "goes_on": problem.ledger.budget.seconds is not None and bool(getattr(inner, "exact_goes_on", False)),
+            "goes_on": has_seconds and exact_goes_on(inner),
             "arms": {},
             "gain": {},
             "waited": {},
@@ -104,7 +116,7 @@ class Auto:
         """One opening move, or one turn of an arm."""
         if state["opening"]:
             name, *rest = state["opening"]
-            share = _exact_share(problem.inner) if name == "lead" else self.opening_share
+            share = exact_share(problem.inner) if name == "lead" else self.opening_share
             self._turn(problem, name, None, share, generator)
             return {**state, "opening": rest, "done": problem.ledger.is_optimal}, None
         if state["is_exact_due"] and self._used(problem) >= self.exact_at:
@@ -225,8 +237,3 @@ class Auto:
                 used = max(used, ledger.oracle_calls / budget.calls + ledger.objective_calls / free)
             return used
         return max(used, ledger.seconds / float(budget.seconds or 1.0))
-
-
-def _exact_share(problem: object) -> float:
-    """Part of the seconds that the problem asks for its exact method; 0 where it does not."""
-    return float(getattr(problem, "exact_share", 0.0))

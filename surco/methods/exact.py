@@ -10,7 +10,7 @@ import torch
 from surco.bridge import to_torch
 from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
-from surco.protocols import Estimate, HasExact, State
+from surco.protocols import Estimate, HasExact, State, exact_goes_on
 
 STILL_SHARE = 0.8  # of its seconds; a method that returns earlier has nothing left to do
 FIRST_PART = 0.6  # of the seconds, where the method can go on after it: a run that overstays loses the rest only
@@ -54,7 +54,7 @@ class ExactMethod:
         else:
             left = ledger.turn_left if self.of_turn else ledger.seconds_left
             limit = min(self.share * left, math.inf if self.seconds is None else self.seconds)
-            is_last = not (math.isfinite(limit) and getattr(problem.inner, "exact_goes_on", False))
+            is_last = not (math.isfinite(limit) and exact_goes_on(problem.inner))
         begin = ledger.seconds
         part = limit if is_last else FIRST_PART * limit
         start = None if ledger.x is None else to_torch(ledger.x)

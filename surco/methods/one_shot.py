@@ -9,7 +9,7 @@ import torch
 
 from surco.bridge import to_numpy, to_torch
 from surco.counted import CountedProblem
-from surco.protocols import Estimate, State
+from surco.protocols import Estimate, State, heuristics_take_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Heuristic:
         """Build and value the designs."""
         inner, ledger = problem.inner, problem.ledger
         limit = ledger.turn_left
-        if getattr(inner, "heuristics_take_seconds", False) and math.isfinite(limit):
+        if heuristics_take_seconds(inner) and math.isfinite(limit):
             designs = inner.heuristics(seconds=limit)  # type: ignore[attr-defined]
         else:
             designs = inner.heuristics()  # type: ignore[attr-defined]

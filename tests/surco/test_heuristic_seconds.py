@@ -33,3 +33,17 @@ def test_a_budget_in_calls_sets_no_seconds():
     problem = SlowRules()
     surco.solve(problem, "auto", calls=20, seed=0)
     assert problem.given[0] is None
+
+
+def test_hints_have_defaults_and_limits():
+    from surco.errors import InvalidInputError
+    from surco.protocols import exact_goes_on, exact_is_fast, exact_share, heuristics_take_seconds
+
+    plain = QuadraticChoice()
+    assert not exact_is_fast(plain)
+    assert not exact_goes_on(plain)
+    assert exact_share(plain) == 0.0
+    assert not heuristics_take_seconds(plain)
+    plain.exact_share = 1.5  # type: ignore[attr-defined]
+    with pytest.raises(InvalidInputError, match="exact_share"):
+        exact_share(plain)
