@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -15,18 +14,18 @@ from torch import Tensor
 
 from solvers.fanout import MapPool
 from surco import checkpoint as checkpoints
-from surco.bridge import to_torch
 from surco.errors import InvalidInputError, ResumeError
-from surco.instance_family import VARIABLES, Family, Instance, Split, collate, family
-from surco.registry import from_spec
+from surco.instance_family import Family, Instance, Split, family
 from surco.result import Result
 from surco.training.adam import Adam
 from surco.training.captured import CapturedSteps
 from surco.training.config import TrainConfig
 from surco.training.gradients import GRADIENTS, RELAXABLE
 from surco.training.journal import Journal
+from surco.training.logged import logged_instances
 from surco.training.prior import Prior
-from surco.training.steps import LANDSCAPE, TARGET, EagerSteps, Learner, Steps
+from surco.training.steps import LANDSCAPE, EagerSteps, Learner, Steps
+from surco.training.validation import Validation
 
 LEAST_SHARE = 0.05  # of the step size at the end
 DEFAULT_STEPS = 1000
@@ -100,7 +99,7 @@ def train(
     try:
         run = _Run(source, settings, chosen, steps, seconds, seed, folder, pool, progress)
         if runs is not None:
-            run.imitate(runs)
+            run.logged = logged_instances(source, runs)
         if start is not None:
             from surco.training.prior import as_prior
 
@@ -161,14 +160,13 @@ class _Run:
     def go(self) -> Prior:
         begun = time.perf_counter()
         clock = begun
-        check = [self.family.sample(Split.VALIDATION, seed=k) for k in range(self.settings.validation)]
-        references = [self.family.reference(instance.problem) for instance in check]
+        check = Validation(self.family, self.settings.validation)
         train_set = self.logged or self._drawn(begun)
         drawing = time.perf_counter() - begun
         if self.seconds is not None:
             self.elapsed += drawing
         if self.step == 0:
-            self._validate(check, references)
+            self._validate(check)
         saved = clock = time.perf_counter()
         kind = CapturedSteps if self.settings.is_captured else EagerSteps
         # A worker draws its instance again, and those of logged runs were not drawn.
@@ -180,7 +178,7 @@ class _Run:
                 self.elapsed += now - clock
                 clock = now
                 if self.step % self.settings.validate_every == 0 or self._is_over():
-                    self._validate(check, references, steps.loss())
+                    self._validate(check, steps.loss())
                 if self.folder is not None and now - saved >= self.settings.save_seconds:
                     self._save()
                     saved = time.perf_counter()
@@ -242,24 +240,10 @@ class _Run:
 
     # ------------------------------------------------------------------ validation
 
-    def _validate(self, check: list[Instance], references: list[float], loss: float | None = None) -> None:
-        """Mean of (f(x*(c)) - reference) / |scale|, without noise; keeps the best weights."""
+    def _validate(self, check: Validation, loss: float | None = None) -> None:
+        """Keep the weights of the best regret; count the validations without a better one."""
         begun = time.perf_counter()
-        self.network.eval()
-        regrets: list[float] = []
-        for first in range(0, len(check), self.settings.batch):
-            part = check[first : first + self.settings.batch]
-            batch = self.learner.batch(part)
-            with torch.no_grad():
-                costs = self.learner.costs(batch.features)
-                x, has_point = self.family.solve(batch, part, costs[:, None], pool=self.pool)
-                exact = collate([instance.features for instance in part])  # float64, for the verdict
-                values = self.family.objective(exact.features, x[:, 0].double().cpu())
-                scale = self.family.scale(exact.features)
-            known = to_torch(references[first : first + len(part)])
-            regret = (values - known) / scale
-            regrets += torch.where(has_point[:, 0].cpu(), regret, torch.inf).tolist()
-        regret = float(np.mean(regrets))
+        regret = check.regret(self.learner, self.pool)
         if regret < self.best:
             self.best, self.best_step, self.stale = regret, self.step, 0
             self.best_weights = self._weights()
@@ -268,22 +252,6 @@ class _Run:
             self.is_finished = self.stale >= self.settings.patience
         self.spent["validation"] += time.perf_counter() - begun
         self.journal.write(step=self.step, seconds=round(self.elapsed, 3), loss=loss, regret=regret, best=self.best)
-
-    def imitate(self, runs: Iterable[Result | str | Path]) -> None:
-        """Make the problems of logged runs the training instances, with their designs as a feature.
-
-        Raises:
-            InvalidInputError: a run without a spec, or of a problem that the family cannot describe.
-        """
-        for k, run in enumerate(runs):
-            data = run.to_json() if isinstance(run, Result) else _read(Path(run))
-            problem = from_spec(data["spec"])
-            features = self.family.features(problem)
-            shape = features[VARIABLES].shape
-            features = {**features, TARGET: torch.tensor(data["x"], dtype=torch.float64).reshape(shape)}
-            self.logged.append(Instance(problem, features, Split.TRAIN, k))
-        if not self.logged:
-            raise InvalidInputError("Expected at least one run to imitate, got none.")
 
     # ------------------------------------------------------------------ checkpoint
 
@@ -362,13 +330,3 @@ def _device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise InvalidInputError(f"Expected `device` to be one of this machine, got {name!r}: {reason}.") from error
     return device
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A saved result: its file, or the folder of ``result.json``."""
-    file = path / "result.json" if path.is_dir() else path
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        return {"spec": data["spec"], "x": data["x"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInputError(f"Expected a saved result at `{file}`: {error}. Try `result.save(folder)`.") from error
