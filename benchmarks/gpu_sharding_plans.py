@@ -135,6 +135,7 @@ def measure(arguments: argparse.Namespace) -> None:
             line = {
                 "instance": number,
                 "id": item["spec"]["id"],
+                "samples": world * int(item["spec"]["workload"]["batch_size"]),
                 "measured_ms": {
                     name: statistics.median(itertools.chain.from_iterable(found)) for name, found in times.items()
                 },
@@ -166,26 +167,21 @@ def origin(arguments: argparse.Namespace, device: torch.device, world: int) -> d
 
 
 def report(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown of all measured instances."""
+    """Markdown of all measured instances; the ratios once more for each size of a step where there are several."""
     names = [name for name in dict.fromkeys(n for line in lines for n in line["measured_ms"]) if name != OURS]
-    rng = np.random.default_rng(0)
     text = [
         f"# Whole embedding steps on {lines[0]['world']} x {lines[0]['device']}, {lines[0]['operator']}",
         "",
         f"{len(lines)} instances; ratio: median step of the plan over that of `{OURS}` (above 1: slower than ours).",
         "",
-        "| plan | geometric mean of ratios | 95 % interval | median ratio | instances where it is faster |",
-        "|---|---|---|---|---|",
+        *ratios(lines, names),
     ]
-    for name in names:
-        both = [line["measured_ms"] for line in lines if name in line["measured_ms"]]
-        logs = np.log([times[name] / times[OURS] for times in both])
-        means = logs[rng.integers(len(logs), size=(RESAMPLES, len(logs)))].mean(1)
-        low, high = np.exp(np.quantile(means, [0.025, 0.975]))
-        text.append(
-            f"| {name} | {math.exp(logs.mean()):.4f} | {low:.4f} to {high:.4f} | {math.exp(np.median(logs)):.4f} "
-            f"| {int((logs < 0).sum())}/{len(logs)} |"
-        )
+    sizes = sorted({line["samples"] for line in lines})
+    for size in sizes if len(sizes) > 1 else []:
+        part = [line for line in lines if line["samples"] == size]
+        typical = statistics.median(line["measured_ms"][OURS] for line in part)
+        text += ["", f"{size} samples a step ({len(part)} instances, median step {typical:.3f} ms):", ""]
+        text += ratios(part, names)
     pairs = np.array(
         [(line["predicted_ms"][n], ms) for line in lines for n, ms in line["measured_ms"].items()], dtype=float
     )
@@ -203,6 +199,28 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
         cells = [f"{line['measured_ms'][n]:.3f}" if n in line["measured_ms"] else "-" for n in (OURS, *names)]
         text.append(f"| {line['id']} | " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
+
+
+def ratios(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Table of ratios to ours, with bootstrap intervals over instances, and whether the two can be told apart."""
+    rng = np.random.default_rng(0)
+    text = [
+        "| plan | geometric mean of ratios | 95 % interval | median ratio | instances where it is faster | reading |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        both = [line["measured_ms"] for line in lines if name in line["measured_ms"]]
+        if not both:
+            continue
+        logs = np.log([times[name] / times[OURS] for times in both])
+        means = logs[rng.integers(len(logs), size=(RESAMPLES, len(logs)))].mean(1)
+        low, high = np.exp(np.quantile(means, [0.025, 0.975]))
+        reading = "slower" if low > 1.0 else "faster" if high < 1.0 else "a tie"
+        text.append(
+            f"| {name} | {math.exp(logs.mean()):.4f} | {low:.4f} to {high:.4f} | {math.exp(np.median(logs)):.4f} "
+            f"| {int((logs < 0).sum())}/{len(logs)} | {reading} |"
+        )
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,8 @@ MILP on the best fitted additive model, and the MILP on the tangent of the netwo
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -27,19 +29,24 @@ import numpy as np
 import torch
 
 import surco
-from problems.sharding import Device, ShardingProblem, Workload
-from problems.sharding.measured import Campaign, Comms, CostNetworks, Head, MeasuredCost, gap, planners, read_lines
-from problems.sharding.measured.features import FEATURES
-from problems.sharding.measured.inputs import draw_pool
+from problems.sharding import ShardingProblem
+from problems.sharding.measured import Campaign, CostNetworks, Head, gap, planners, read_lines
+from problems.sharding.measured.instances import MeasuredFamily, numbered
+from problems.sharding.measured.records import parse_lines
 from problems.sharding.measured.training import fit, readings_of
 from surco import provenance
 from surco.atomic import write_text
+from surco.training import Prior
 
 CONVEX, ADDITIVE = "convex.safetensors", "additive.safetensors"
 RULES = ("by_size", "by_dim", "by_lookups", "by_size_lookups", "lpt", "marginal")
-SEARCHES = ("zero", "exact", "auto")
+LEARNED = ("prior", "hybrid")  # with a prior trained on instances of the same kind
+SEARCHES = ("zero", *LEARNED, "exact", "auto")
 OURS = "auto"
-PLANNED = ("auto", "torchrec", "by_size", "by_lookups", "by_size_lookups", "additive milp", "tangent milp", "random")
+PLANNED = (
+    "auto", "torchrec", "by_size", "by_size_lookups", "dim grid (NeuroShard)", "additive milp", "tangent milp",
+    "random",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,14 @@ class Row:
 
 def pack(arguments: argparse.Namespace) -> None:
     """Lines of a run to one file."""
-    campaign = read_lines(*sorted(arguments.run.glob("compute*.jsonl")), *sorted(arguments.run.glob("comms*.jsonl")))
+    files = [*sorted(arguments.run.glob("compute*.jsonl")), *sorted(arguments.run.glob("comms*.jsonl"))]
+    campaign = read_lines(*files)
+    checks = [line for file in files for line in parse_lines(file) if "profiled_ms" in line]
+    ratios = np.array([np.divide(line["device_ms"], line["profiled_ms"]) for line in checks]).reshape(-1, 2)
+    added: dict[str, Any] = {"device_over_profiler": [[round(float(r), 4) for r in pair] for pair in ratios]}
+    if arguments.commit:  # the measuring machine had no repository
+        added["commit"] = arguments.commit
+    campaign = dataclasses.replace(campaign, provenance={**campaign.provenance, **added})
     campaign.save(arguments.out)
     ahead = float(campaign.is_ahead.mean()) if len(campaign.is_ahead) else math.nan
     print(
@@ -88,30 +102,9 @@ def train(arguments: argparse.Namespace) -> None:
     print(text)
 
 
-def instance(folder: Path, tables: int, devices: int, seed: int) -> ShardingProblem:
-    """Draw tables inside of what was measured; exchanges are measured ones where the number of devices is."""
-    path = folder / CONVEX
-    networks = CostNetworks.load(path)
-    low, high = (networks.limits.double().exp() - 1.0).tolist()
-    at = {name: k for k, name in enumerate(FEATURES)}
-    span = {name: (low[at[name]], high[at[name]]) for name in ("rows", "pooling factor")}
-    dims = [2**k for k in range(12) if 0.99 * low[at["dim"]] <= 2**k <= 1.01 * high[at["dim"]]]
-    drawn = draw_pool(
-        tables,
-        rng=np.random.default_rng([20_000, seed]),
-        rows=span["rows"],
-        dims=dims,
-        pooling=span["pooling factor"],
-        max_bytes=high[at["weight bytes"]],
-    )
-    comms = Comms.MEASURED if networks.world == devices else Comms.BANDWIDTH
-    return ShardingProblem(
-        drawn,
-        [Device(f"gpu{d}", 80 * 2**30) for d in range(devices)],
-        MeasuredCost(str(path), comms=comms),
-        workload=Workload(batch_size=max(1, round(high[at["samples"]]) // devices)),
-        id=f"sharding/measured-{tables}t-{devices}d-{seed}",
-    )
+def networks_file(folder: Path) -> str:
+    """The cost that plans are made for: the networks with a convex head."""
+    return str(folder / CONVEX)
 
 
 def makers(folder: Path, seconds: float) -> dict[str, Callable[[ShardingProblem], planners.Found]]:
@@ -125,8 +118,9 @@ def makers(folder: Path, seconds: float) -> dict[str, Callable[[ShardingProblem]
     }
 
 
-def rows_of(folder: Path, tables: int, devices: int, draw: int, seconds: float) -> list[Row]:
+def rows_of(folder: Path, tables: int, devices: int, draw: int, seconds: float, prior: Prior) -> list[Row]:
     """All methods on one instance."""
+    network = networks_file(folder)
     rows: list[Row] = []
 
     def add(method: str, problem: ShardingProblem, x: torch.Tensor | None, bound: float | None, calls: int, cpu: float):
@@ -134,7 +128,7 @@ def rows_of(folder: Path, tables: int, devices: int, draw: int, seconds: float) 
         ok = x is not None and float(problem.violation(x)) <= 0.0
         rows.append(Row(tables, devices, draw, method, value, bound, ok, calls, cpu))
 
-    problem = instance(folder, tables, devices, draw)
+    problem = numbered(network, tables, devices, draw)
     for name in RULES:
         add(name, problem, problem.heuristics().get(name), None, 0, 0.0)
     for name, make in makers(folder, seconds).items():
@@ -144,9 +138,10 @@ def rows_of(folder: Path, tables: int, devices: int, draw: int, seconds: float) 
         add(name, problem, x, None, found.calls, time.process_time() - begun)
     calls = 0
     for method in (*SEARCHES, "local_search"):
-        problem = instance(folder, tables, devices, draw)  # afresh, so that no method goes on where another stopped
+        problem = numbered(network, tables, devices, draw)  # afresh, so that no method goes on where another stopped
         is_local = method == "local_search"
         budget: dict[str, Any] = {"objective_calls": max(calls, 100)} if is_local else {"seconds": seconds}
+        budget |= {"prior": prior} if method in LEARNED else {}
         begun = time.process_time()
         result = surco.solve(problem, method, seed=0, **budget)
         spent = time.process_time() - begun
@@ -159,10 +154,16 @@ def compare(arguments: argparse.Namespace) -> None:
     """Every method on every instance; table and losses."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
-    for tables in arguments.tables:
-        for devices in arguments.devices:
+    training: list[Mapping[str, Any]] = []
+    for devices in arguments.devices:
+        family = MeasuredFamily(
+            networks_file(arguments.networks), (min(arguments.tables), max(arguments.tables)), devices
+        )
+        prior = surco.train(family, steps=arguments.prior_steps, seed=0)
+        training.append(dict(prior.training))
+        for tables in arguments.tables:
             for draw in range(arguments.draws):
-                rows += rows_of(arguments.networks, tables, devices, draw, arguments.seconds)
+                rows += rows_of(arguments.networks, tables, devices, draw, arguments.seconds, prior)
                 print(f"{tables} tables, {devices} devices, draw {draw} done", file=sys.stderr, flush=True)
     measured = CostNetworks.load(arguments.networks / CONVEX).provenance
     lines = "\n".join(f"- {line}" for line in losses(rows)) or "- none by more than 0.01 %"
@@ -172,7 +173,7 @@ def compare(arguments: argparse.Namespace) -> None:
     )
     write_text(arguments.out / "compare.md", text)
     values = {"rows": [asdict(row) for row in rows], "measured": dict(measured), "seconds": arguments.seconds}
-    values |= origin()
+    values |= {"priors": training, **origin()}
     write_text(arguments.out / "compare.json", json.dumps(values, indent=1))
     print(text)
 
@@ -225,7 +226,9 @@ def plans(arguments: argparse.Namespace) -> None:
     """Instances and plans for a run of whole steps."""
     found: list[dict[str, Any]] = []
     for draw in range(arguments.count):
-        problem = instance(arguments.networks, arguments.tables, arguments.devices, 1000 + draw)
+        samples = arguments.samples[draw % len(arguments.samples)]
+        network = networks_file(arguments.networks)
+        problem = numbered(network, arguments.tables, arguments.devices, 1000 + draw, samples=samples)
         ours = surco.solve(problem, OURS, seconds=arguments.seconds).x
         designs: dict[str, torch.Tensor] = {OURS: torch.from_numpy(ours)}
         for name, make in makers(arguments.networks, arguments.seconds).items():
@@ -256,7 +259,9 @@ def prediction(problem: ShardingProblem, x: torch.Tensor) -> float:
 
 def origin() -> Mapping[str, Any]:
     """Where the numbers come from."""
-    return provenance.origin(None, "python -m benchmarks.sharding_measured")
+    words = ["FILE" if before == "--out" else word for before, word in itertools.pairwise(["", *sys.argv[1:]])]
+    shown = [Path(word).name if "/" in word else word for word in words]
+    return provenance.origin(shown, "python -m benchmarks.sharding_measured")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -268,6 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.add_parser("pack", help="lines of a run to one file")
     command.add_argument("run", type=Path)
     command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--commit", help="of the code that measured, where it could not know")
     command.set_defaults(run_command=pack)
     command = commands.add_parser("train", help="cost networks and the additivity gap")
     command.add_argument("campaign", type=Path)
@@ -282,6 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--devices", type=int, nargs="+", default=[4])
     command.add_argument("--draws", type=int, default=3)
     command.add_argument("--seconds", type=float, default=10.0)
+    command.add_argument("--prior-steps", type=int, default=2000, help="training steps of SurCo-prior")
     command.set_defaults(run_command=compare)
     command = commands.add_parser("plans", help="instances and plans for benchmarks.gpu_sharding_plans")
     command.add_argument("networks", type=Path, help="folder that train wrote")
@@ -289,6 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--tables", type=int, default=40)
     command.add_argument("--devices", type=int, default=2)
     command.add_argument("--count", type=int, default=20)
+    command.add_argument(
+        "--samples", type=int, nargs="+", default=[0], help="of a step, in turn (0: the most measured)"
+    )
     command.add_argument("--seconds", type=float, default=10.0)
     command.set_defaults(run_command=plans)
     arguments = parser.parse_args(argv)

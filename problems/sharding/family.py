@@ -16,8 +16,10 @@ from torch import Tensor
 from problems.sharding.costs import AdditiveCost, BoundAdditive, BoundCost, CostModel
 from problems.sharding.fused import BoundFused, FusedCost
 from problems.sharding.generator import DIMS
+from problems.sharding.measured.cost import MeasuredCost
 from problems.sharding.problem import ShardingProblem
 from problems.sharding.symmetry import Index, first_positions
+from problems.sharding.tables import GIB_BYTES, Device, Table, Workload
 from solvers.fanout import MapPool
 from solvers.oracle import Array
 from surco.bridge import to_torch
@@ -68,15 +70,12 @@ class ShardingFamily(Family):
         self.id = id
         self.distribution = distribution
         self.model = distribution.cost_model
-        count = 6 if isinstance(self.model, FusedCost) else 4
+        # Everything but the weights of a bound cost is a setting of the model, so one serves the whole batch.
+        self._cost: BoundCost = _bound(self.model, distribution.devices[0])
+        count = len(self._cost.weights)
         self.schema = Schema(
             f"sharding-{self.model.name}-1",
             {"item": ITEM_CHANNELS, "bin": BIN_CHANNELS, "context": count, "weights": count},
-        )
-        # Everything but the weights of a bound cost is a setting of the model, so one serves the whole batch.
-        ones = np.ones((count, 1, 1))
-        self._cost: BoundCost = (
-            BoundFused(self.model, ones) if isinstance(self.model, FusedCost) else BoundAdditive(ones)
         )
 
     def draw(self, split: Split, rng: np.random.Generator) -> ShardingProblem:
@@ -264,6 +263,16 @@ class ShardingFamily(Family):
             x[b] = torch.where(fits[b][:, None, None], x[b], exact[k])
             has_point[b] = fits[b] | found[k]
         return x, has_point
+
+
+def _bound(model: CostModel, devices: int) -> BoundCost:
+    """A bound cost whose weights nobody looks at: of ones, or of one table where networks must embed something."""
+    if isinstance(model, MeasuredCost):
+        alike = [Device(f"gpu{d}", GIB_BYTES) for d in range(devices)]
+        return model.bind([Table("any", 1000, 16, 1.0)], alike, Workload(batch_size=1024))
+    if isinstance(model, FusedCost):
+        return BoundFused(model, np.ones((6, 1, 1)))
+    return BoundAdditive(np.ones((4, 1, 1)))
 
 
 def _log(values: Tensor) -> Tensor:

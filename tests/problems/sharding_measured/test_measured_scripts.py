@@ -17,6 +17,7 @@ from problems.sharding import ReuseHistogram, Table, Uniform, ZipfMandelbrot
 from problems.sharding.measured import Campaign, read_lines
 from problems.sharding.measured.clocks import Clock, profiled_ms
 from problems.sharding.measured.inputs import draw_inputs, draw_pool, draw_rows
+from problems.sharding.measured.instances import numbered
 from problems.sharding.measured.operators import Operator, make_tables
 from problems.sharding.measured.reference import TOLERANCE, largest_difference
 from surco.errors import InvalidInputError, MissingExtraError
@@ -162,7 +163,7 @@ def test_measure_pack_train_plan_and_run_end_to_end(tmp_path: Path, synthetic: C
 
     fit(synthetic, steps=60).save(networks / sharding_measured.CONVEX)
     fit(synthetic, steps=60, head=Head.ADDITIVE).save(networks / sharding_measured.ADDITIVE)
-    problem = sharding_measured.instance(networks, 6, 2, 0)
+    problem = numbered(sharding_measured.networks_file(networks), 6, 2, 0)
     plan = [0, 1, 0, 1, 0, 1]
     x = torch.eye(2, dtype=torch.float64)[plan].reshape(-1)
     prediction = sharding_measured.prediction(problem, x)
@@ -183,16 +184,18 @@ def test_measure_pack_train_plan_and_run_end_to_end(tmp_path: Path, synthetic: C
 def test_report_of_plans_counts_and_averages() -> None:
     lines = [
         {
-            "world": 2, "device": "d", "operator": "o", "id": f"i{k}",
+            "world": 2, "samples": 8 + 8 * (k // 2), "device": "d", "operator": "o", "id": f"i{k}",
             "measured_ms": {"auto": 1.0, "slow": 2.0, "even": 1.0 + 0.2 * (-1) ** k},
             "predicted_ms": {"auto": 1.0, "slow": 2.0, "even": 1.0},
         }
         for k in range(4)
     ]  # fmt: skip
     text = gpu_sharding_plans.report(lines)
-    assert "| slow | 2.0000 | 2.0000 to 2.0000 | 2.0000 | 0/4 |" in text
+    assert "| slow | 2.0000 | 2.0000 to 2.0000 | 2.0000 | 0/4 | slower |" in text
     assert "| even | 0.9798 |" in text
-    assert "2/4" in text
+    assert "2/4 | a tie |" in text
+    assert "8 samples a step (2 instances, median step 1.000 ms)" in text
+    assert "1/2 | a tie |" in text
 
 
 def test_losses_and_table_of_the_comparison() -> None:
