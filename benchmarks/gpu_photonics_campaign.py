@@ -30,6 +30,9 @@ calls, seconds), ``designs.npz`` with each seed's best design and its metric at 
 of the unfinished cell: at most six files, none over 16 MiB. A resumed run goes on exactly as if it had never stopped.
 ``--judge N`` has the best N designs of each cell judged by unmodified ceviche and by morphology.
 
+``--polish ROUNDS`` takes the best designs of each finished cell on by hill climbing (`photonics_campaign_polish`) and
+writes a cell of its own, ``...-polished``.
+
 The objective is the literature's loss, also after the spec is met. ``--objective margin`` goes on with the margin then
 (see `photonics_campaign_objective`); on the mode converter at 40 nm that ended lower (two seeds, 180 steps: best
 metrics 0.28 and 0.40 by the literature's loss, 0.13 and 0.20 by the margin), so it is not the default. ``--objective
@@ -42,7 +45,6 @@ lower for each of them.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import platform
@@ -58,6 +60,8 @@ import torch
 
 from benchmarks import photonics_campaign_report as reporting
 from benchmarks.photonics_campaign_cell import KINDS, Cell
+from benchmarks.photonics_campaign_polish import Polish
+from benchmarks.photonics_campaign_results import Results
 from benchmarks.photonics_campaign_setup import Exteriors, problem_id
 from problems.photonics import DOMAIN, PhotonicProblem
 
@@ -123,24 +127,68 @@ def prepare(options: argparse.Namespace) -> list[dict[str, Any]]:
     return known
 
 
-def campaign(options: argparse.Namespace) -> int:
-    """Run cell after cell until all are done or time is up."""
-    deadline = time.perf_counter() + options.seconds - options.reserve
-    done = {row["cell"] for row in prepare(options)}
-    lines, archive = options.out / "campaign.jsonl", options.out / "designs.npz"
-    kept: dict[str, np.ndarray] = {}
-    if archive.is_file():
-        with np.load(archive, allow_pickle=False) as old:
-            kept = {key: old[key] for key in old.files}
+def machine_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Where a line was measured."""
     machine = {
         "device": torch.cuda.get_device_name(0) if options.torch_device == "cuda" else platform.processor() or "CPU",
         "torch": torch.__version__, "threads": options.threads,
     }  # fmt: skip
     logger.info("%s", machine)
+    return machine
+
+
+def polish(options: argparse.Namespace) -> int:
+    """Polish the best designs of each finished cell of ``--cells``, whatever its learning was."""
+    deadline = time.perf_counter() + options.seconds - options.reserve
+    prepare(options)
+    results, machine, failed = Results(options.out), machine_of(options), 0
+    with (
+        ThreadPoolExecutor(options.threads) as pool,
+        Exteriors(
+            [c[0] for c in parse_cells(options.cells)], options.grid, options.wavelengths, options.setup_processes
+        ) as exteriors,
+    ):
+        for device, brush_px in parse_cells(options.cells):
+            stem = f"{device}-{options.grid}nm-{brush_px}px-{options.border}"
+            name = f"{stem}-polished"
+            known = [row for row in results.rows if row["cell"].startswith(stem) and "rounds" not in row]
+            if not known or any(row["cell"] == name for row in results.rows):
+                continue
+            begin = time.perf_counter()
+            if begin > deadline or not exteriors.wait(device, deadline - begin):
+                logger.info("time is up; run the same command again to go on with %s", name)
+                break
+            try:
+                problem = make_problem(device, brush_px, options, options.torch_device)
+                problem.simulator.memory_gb = options.memory_gb
+                starts = results.best(known, options.polish_seeds, problem.n)
+                work = Polish(name, problem, starts.designs, starts.metrics, options, pool)
+                work.run(min(deadline, time.perf_counter() + options.polish_seconds))
+            except Exception as error:  # the other cells still count
+                results.fail(name, error)
+                logger.exception("%s failed", name)
+                failed += 1
+                continue
+            row: dict[str, Any] = work.summary() | {"origins": starts.origins} | machine
+            results.add(row, work.designs())
+            logger.info(
+                "%-36s best %.3f -> %.3f  all %s -> %s  %d rounds, %d accepted, %.0f s", name, max(work.start),
+                row["best"], np.round(work.start, 3).tolist(), np.round(row["best_metric"], 3).tolist(), work.rounds,
+                work.accepted, work.seconds,
+            )  # fmt: skip
+    return 1 if failed else 0
+
+
+def campaign(options: argparse.Namespace) -> int:
+    """Run cell after cell until all are done or time is up."""
+    deadline = time.perf_counter() + options.seconds - options.reserve
+    done = {row["cell"] for row in prepare(options)}
+    results = Results(options.out)
+    machine = machine_of(options)
     names = {cell: cell_name(cell, options) for cell in parse_cells(options.cells)}
     todo = {cell: name for cell, name in names.items() if name not in done}
     logger.info("%d cells done, %d to do", len(done), len(todo))
-    failures: list[dict[str, str]] = []
+    failed = 0
     with (
         ThreadPoolExecutor(options.threads) as pool,
         Exteriors([c[0] for c in todo], options.grid, options.wavelengths, options.setup_processes) as exteriors,
@@ -157,22 +205,15 @@ def campaign(options: argparse.Namespace) -> int:
                 cell = Cell(name, problem, options, pool)
                 is_done = cell.run(deadline)
             except Exception as error:  # the other cells still count; this one is tried again by the next call
-                failures.append({"cell": name, "failed": f"{type(error).__name__}: {str(error)[:500]}"})
+                results.fail(name, error)
                 logger.exception("%s failed", name)
-                (options.out / "failed.json").write_text(json.dumps(failures, indent=1), encoding="utf-8")
+                failed += 1
                 continue
             if not is_done:
                 logger.info("%s stopped at step %d", name, cell.groups[0].steps)
                 return 0
             row: dict[str, Any] = cell.summary() | {"seconds_waiting_for_exterior": waited} | machine
-            kept[f"{name}/designs"] = np.packbits(cell.designs(), axis=1)
-            kept[f"{name}/history"] = cell.history.astype(np.float32)
-            scratch = archive.with_suffix(".tmp")
-            with scratch.open("wb") as file:
-                np.savez_compressed(file, **kept)  # type: ignore[arg-type]
-            scratch.replace(archive)
-            with lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            results.add(row, cell.designs(), cell.history)
             for path in cell.files:
                 path.unlink(missing_ok=True)
             logger.info(
@@ -180,8 +221,8 @@ def campaign(options: argparse.Namespace) -> int:
                 name, row["met"], len(row["seeds"]), row["best"], row["median"],
                 sorted(s for s in row["steps_to_spec"] if s), row["seconds"], row["seconds_waiting_for_painter"],
             )  # fmt: skip
-    logger.info("all cells are done, %d failed", len(failures))
-    return 1 if failures else 0
+    logger.info("all cells are done, %d failed", failed)
+    return 1 if failed else 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -206,6 +247,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--no-graphs", action="store_true")
     out.add_argument("--seconds", type=float, default=540.0, help="wall clock; the run ends before")
     out.add_argument("--reserve", type=float, default=25.0, help="seconds of it kept for the last step and files")
+    out.add_argument("--polish", type=int, default=0, metavar="ROUNDS", help="polish finished cells instead")
+    out.add_argument("--polish-seeds", type=int, default=6, help="designs of a cell that are polished")
+    out.add_argument("--polish-seconds", type=float, default=120.0, help="at most, for a cell")
+    out.add_argument("--candidates", type=int, default=16, help="of each polished design in a round")
     out.add_argument("--judge", type=int, default=0, help="judge so many designs of each finished cell instead")
     out.add_argument("--judge-with", default="ceviche", choices=("ceviche", "direct"))
     out.add_argument("--report", action="store_true", help="print the table of finished cells instead")
@@ -223,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.judge:
         return 1 if reporting.judge(options.out, options.judge, options.judge_with, problem_of) else 0
-    return campaign(options)
+    return polish(options) if options.polish else campaign(options)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,14 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.photonics_campaign_evaluator import Evaluator
 from benchmarks.photonics_campaign_objective import Objective
 from problems.photonics import PhotonicProblem
-from problems.photonics.graphs import GraphedStep
 
-logger = logging.getLogger(__name__)
 BETAS = (0.667, 0.9)
 KINDS = ("spec", "margin", "square", "deep")
-_LEAST_MEMORY_GB = 0.25
 
 
 @dataclass(slots=True)
@@ -98,9 +95,7 @@ class Cell:
         count = len(problem.device.wavelengths_nm)
         self.objectives = {kind: Objective(problem.target, count, self.device, kind) for kind in KINDS}
         self.classes = torch.from_numpy(problem.oracle.painter.incidence.classes.ravel()).to(self.device)
-        self.graphs: dict[int, GraphedStep] = {}
-        self.is_graphed = self.device.type == "cuda" and not options.no_graphs
-        self.graph_error = ""
+        self.evaluate = Evaluator(problem.simulator, name, is_graphed=not options.no_graphs)
         seeds = list(range(options.first_seed, options.first_seed + options.seeds))
         parts = [seeds[k :: options.groups] for k in range(options.groups)]
         self.groups = [Group.fresh(problem, part, self.device) for part in parts if part]
@@ -187,30 +182,7 @@ class Cell:
             spec, margin = (self.objectives[kind].loss(s) for kind in ("spec", "margin"))
             return ((1 - group.weight) * spec + group.weight * margin).sum()
 
-        if self.is_graphed and id(group) not in self.graphs:
-            try:
-                self.graphs[id(group)] = GraphedStep(self.problem.simulator, design, scalar, ports_in=(0,))
-            except RuntimeError as error:
-                self.is_graphed = False
-                self.graphs.clear()
-                self.graph_error = str(error)[:300]
-                logger.warning("%s: no CUDA graph, going on without: %s", self.name, self.graph_error)
-                torch.cuda.synchronize()
-        if self.is_graphed:
-            s, slope = self.graphs[id(group)](design)
-            return s.clone(), slope.clone()
-        while True:
-            try:
-                rows = design.detach().requires_grad_()
-                s = self.problem.simulator.s_parameters(rows, ports_in=(0,))
-                (slope,) = torch.autograd.grad(scalar(s), rows)
-                return s.detach(), slope
-            except torch.OutOfMemoryError:
-                if self.problem.simulator.memory_gb < _LEAST_MEMORY_GB:
-                    raise
-            self.problem.simulator.memory_gb /= 2
-            torch.cuda.empty_cache()
-            logger.warning("%s: out of memory, chunks of %g GB now", self.name, self.problem.simulator.memory_gb)
+        return self.evaluate(id(group), design, scalar)
 
     def _adam(self, group: Group, gradient: Tensor) -> None:
         """Adam as `problems.photonics.methods.LatentDescent` has it; the step may fall over the run."""
@@ -257,6 +229,7 @@ class Cell:
             "simulations": int(history.size) * len(self.problem.device.wavelengths_nm),
             "seconds": sum(sum(group.spent) for group in self.groups),
             "seconds_waiting_for_painter": sum(group.spent[0] for group in self.groups),
-            "is_graphed": self.is_graphed, "graph_error": self.graph_error, "groups": len(self.groups),
+            "is_graphed": self.evaluate.is_graphed, "graph_error": self.evaluate.graph_error,
+            "groups": len(self.groups),
             "infeasible": int((self.problem.oracle.violation(self.designs().astype(float)) > 0).sum()),
         }  # fmt: skip

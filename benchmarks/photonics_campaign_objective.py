@@ -17,13 +17,14 @@ class Objective:
     window, too, and never rests: max(1 + d / window, 0)^2, zero only at no reflection and full transmission. As the
     metric is 1 - max(1 + d / window), it is that metric with squares in place of the maximum. ``deep`` is the
     literature's loss for windows that begin at 0.9 of their depth, softplus((d + 0.9 depth) / smallest window)^2; the
-    depth is the window if that has one bound, and half of it if it has two.
+    depth is the window if that has one bound, and half of it if it has two. ``norm`` is the 6-norm, over ports and
+    wavelengths, of what ``square`` squares: nearly one minus the metric, with a slope at every bound.
 
     Args:
         spec: windows.
         wavelengths: how many.
         device: of S.
-        kind: ``spec``, ``margin``, ``square`` or ``deep``.
+        kind: ``spec``, ``margin``, ``square``, ``deep`` or ``norm``.
         sharpness: k.
     """
 
@@ -45,9 +46,9 @@ class Objective:
 
     def loss(self, s: Tensor) -> Tensor:
         """[B]."""
-        if self.kind == "square":
-            short = (1.0 + self.distance(s) / self.window) * self.is_bounded
-            return (short.clamp_min(0.0) ** 2).sum(-1).mean(-1)
+        if self.kind in ("square", "norm"):
+            short = ((1.0 + self.distance(s) / self.window) * self.is_bounded).clamp_min(0.0)
+            return (short**2).sum(-1).mean(-1) if self.kind == "square" else (short**6).flatten(1).sum(-1) ** (1 / 6)
         parts = torch.nn.functional.softplus((self.distance(s) + self.shift) / self.scale) / self.sharpness
         return (parts**2).sum(-1).mean(-1)
 

@@ -187,6 +187,27 @@ def test_a_failing_cell_does_not_end_the_campaign(tmp_path, monkeypatch):
     assert failed == [{"cell": NAME.replace("3px", "4px") + "-deep", "failed": "RuntimeError: no luck"}]
 
 
+def test_polish_never_falls_stays_feasible_and_is_judged(tmp_path):
+    learning = ["--steps", "4", "--objective", "deep", "--step-size", "0.1"]
+    assert campaign.main([*SMALL, *learning, "--out", str(tmp_path)]) == 0
+    climbing = ["--polish", "6", "--polish-seeds", "3", "--candidates", "5", "--out", str(tmp_path)]
+    assert campaign.main([*SMALL, *climbing]) == 0
+    learned, polished = rows_of(tmp_path / "campaign.jsonl")
+    assert polished["cell"] == f"{NAME}-polished"
+    assert polished["start_metric"] == sorted(learned["best_metric"], reverse=True)
+    assert polished["rounds"] == 6
+    assert polished["generator_calls"] == 3 * 5 * 7
+    assert all(b >= a for a, b in zip(polished["start_metric"], polished["best_metric"], strict=True))
+    assert polished["best"] > max(learned["best_metric"])
+    assert polished["infeasible"] == 0
+    assert campaign.main([*SMALL, *climbing]) == 0
+    assert len(rows_of(tmp_path / "campaign.jsonl")) == 2  # nothing is polished twice
+    judged = ["--judge", "3", "--judge-with", "direct", "--out", str(tmp_path)]
+    assert campaign.main([*SMALL, *judged]) == 0
+    assert all(verdict["is_confirmed"] for verdict in rows_of(tmp_path / "judged.jsonl"))
+    assert f"{NAME}-polished" in table(tmp_path)
+
+
 def test_cells_are_parsed_in_order():
     assert campaign.parse_cells(["wdm:8", "bend:6,10", "wdm:8"]) == [("wdm", 8), ("bend", 6), ("bend", 10)]
     for text in ("wdm", "wdm:", "wdm:a", "laser:8"):
