@@ -5,8 +5,8 @@
 PLANS.json comes from ``python -m benchmarks.sharding_measured plans``: instances, a rank per table by every planner.
 Starts one process a rank. Each rank runs its tables with FBGEMM's fused operator (row-wise Adagrad) for the samples of
 all ranks, exchanges pooled rows, and returns gradients the same way. The plans of an instance are in memory one after
-another and measured in several visits in turned order, so that drift of the machine hits all alike. A step is timed
-from a barrier to the end of the slowest rank; batches of lookups take turns.
+another and measured in several visits, each in an order of its own, so that drift of the machine hits all alike. A step
+is timed from a barrier to the end of the slowest rank; batches of lookups take turns.
 
 Writes ``plans.jsonl``: a line for every instance with medians and all readings, and ``plans.md``: per instance medians,
 ratios to `auto` with bootstrap intervals over instances, and predicted against measured. Dry run without a GPU:
@@ -124,8 +124,11 @@ def measure(arguments: argparse.Namespace) -> None:
             raise SystemExit(f"Instance {number} is for {len(item['spec']['devices'])} ranks; {world} run.")
         times: dict[str, list[list[float]]] = {name: [] for name in item["plans"]}
         names = sorted(item["plans"])
-        for visit in range(arguments.visits):
-            for name in names[visit % len(names) :] + names[: visit % len(names)]:
+        visits = [np.random.default_rng([number, k]).permutation(names).tolist() for k in range(arguments.visits)]
+        if number == done:  # the first steps of a process are its slowest, whatever the plan
+            read(Rank(item["spec"], item["plans"][OURS], rank, device, Operator(arguments.operator)), arguments.steps)
+        for order in visits:
+            for name in order:
                 side = Rank(item["spec"], item["plans"][name], rank, device, Operator(arguments.operator))
                 times[name].append(read(side, arguments.steps))
                 del side

@@ -12,7 +12,7 @@ import surco
 from problems.sharding.measured import Comms
 from problems.sharding.measured.instances import MeasuredFamily, cost_of, numbered
 from surco.errors import InvalidInputError
-from surco.instance_family import collate
+from surco.instance_family import Split, collate
 
 
 def test_cost_takes_measured_exchanges_where_that_many_took_part(network_file: Path) -> None:
@@ -35,7 +35,7 @@ def test_instances_follow_their_seed_and_the_limits(network_file: Path) -> None:
 @pytest.mark.parametrize("devices", [2, 4])
 def test_batched_objective_and_single_moves_are_those_of_the_problem(network_file: Path, devices: int) -> None:
     family = MeasuredFamily(str(network_file), (5, 9), devices)
-    problems = [family.draw("test", np.random.default_rng(seed)) for seed in range(3)]
+    problems = [family.draw(Split.TEST, np.random.default_rng(seed)) for seed in range(3)]
     rng = np.random.default_rng(0)
     plans = [rng.integers(devices, size=len(p.tables)) for p in problems]
     batch = collate([family.features(p) for p in problems])
