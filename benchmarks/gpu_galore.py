@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -21,17 +22,17 @@ from typing import Any
 import torch
 
 from benchmarks import galore_kernels, galore_language, galore_scale
+from surco.provenance import origin
 
 
 def provenance(device: torch.device, parts: list[str]) -> dict[str, Any]:
     """What ran where."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "command": f"python -m benchmarks.gpu_galore {' '.join(parts)} --carry FOLDER --out FILE",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **origin([*parts, "--carry", "FOLDER", "--out", "FILE"], "python -m benchmarks.gpu_galore"),
         "device": name,
-        "date": time.strftime("%Y-%m-%d"),
+        "load": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -42,12 +43,6 @@ def sections(
     small = arguments.small
     carry: Path = arguments.carry
     if name == "kernels":
-        shapes = (
-            [(2000, 64, 8), (600, 600, 32)] if small else [(1_000_000, 128, 16), (4096, 4096, 128), (8192, 1024, 128)]
-        )
-        yield "refresh", galore_kernels.refresh_rows(shapes, ["k^-0.5", "k^-1", "rank 8", "noise"], device)
-        wide = {"width": 300, "rank": 16, "steps": 40} if small else {}
-        yield "refresh on training gradients", galore_kernels.drift_rows(device, **wide)
         blocks = [galore_kernels.BLOCK] if small else [galore_kernels.BLOCK, galore_kernels.LARGE_BLOCK]
         for block in blocks:
             yield (
@@ -59,6 +54,12 @@ def sections(
         counts = [10_000, 100_000] if small else [1_000_000, 100_000_000]
         touched = 1000 if small else 100_000
         yield "sparse step", galore_kernels.sparse_rows(counts, 128, 16, device, touched=touched)
+        shapes = (
+            [(2000, 64, 8), (600, 600, 32)] if small else [(1_000_000, 128, 16), (4096, 4096, 128), (8192, 1024, 128)]
+        )
+        yield "refresh", galore_kernels.refresh_rows(shapes, ["k^-0.5", "k^-1", "rank 8", "noise"], device)
+        wide = {"width": 300, "rank": 16, "steps": 40} if small else {}
+        yield "refresh on training gradients", galore_kernels.drift_rows(device, **wide)
     elif name == "scale":
         rows = 100_000 if small else arguments.rows
         seconds = 3.0 if small else arguments.seconds

@@ -8,7 +8,7 @@ from torch import nn
 
 from surco.errors import InvalidInputError
 from surco.optim import GaLore, captured_energy, report, spectrum
-from surco.optim.subspace import find_subspace, orthonormalize, power_subspace
+from surco.optim.subspace import eigen_subspace, find_subspace, orthonormalize, power_subspace
 from tests.surco.optim.reference import decaying, energy_ratio, spectrum_matrix
 
 SPECTRA = {
@@ -129,3 +129,18 @@ def test_report_names_every_layer():
     assert 0.0 < rows["0.weight"].captured <= 1.0
     assert rows["1.weight"].stable_rank == pytest.approx(1.0, abs=1e-3)  # every row has the same gradient direction
     assert sum(row.state_bytes for row in rows.values()) == optimizer.state_bytes()
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(20, 1), (200, 2)])
+def test_small_decompositions_run_on_one_thread(columns, expected, monkeypatch):
+    """On busy cores a thread more costs a hundred times what it gains; the caller's number comes back."""
+    seen, real = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: seen.append(torch.get_num_threads()) or real(matrix))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert eigen_subspace(torch.eye(columns), 3) is not None
+        assert eigen_subspace(torch.full((columns, columns), torch.nan), 3) is None
+        assert (seen, torch.get_num_threads()) == ([expected], 2)
+    finally:
+        torch.set_num_threads(before)
