@@ -7,16 +7,15 @@ is exact, that program.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from problems.planning.expected_loss import ExpectedLoss
 from problems.planning.network import Array, Network
 from problems.planning.pricing import covering_network, stepped_network
 from problems.planning.routing import shortest_path_loads
@@ -148,135 +147,6 @@ class QueueDelay:
             "mean_queue": queue,
             "delay_price": float(self.weight or 0) * queue,
         }
-
-
-@dataclass(frozen=True)
-class ExpectedLoss:
-    """Price of capacity plus expected lost traffic when two links fail at once, which no plan is built to survive.
-
-    Each link is down with probability ``rate`` per kilometer (at most 5 %), independently. In each of the likeliest
-    ``states`` double failures traffic goes on shortest paths; a demand gets the smallest share C_l / load_l (at most 1)
-    over its path, and the rest is lost, as is traffic without a path. f(x) = cost.x + weight sum_s p_s lost_s(x);
-    convex and piecewise linear in x, but each demand in each state has its own minimum.
-    """
-
-    network: Network
-    rate: float = 1e-5
-    states: int = 150
-    weight: float | None = None
-    is_convex: bool = field(default=True, init=False)
-    is_differentiable: bool = field(default=True, init=False)
-    _probability: Array = field(init=False, repr=False)
-    _load: Array = field(init=False, repr=False)  # [S, 2 m]
-    _flows: tuple[NDArray[np.int64], NDArray[np.int64], Array] = field(
-        init=False, repr=False
-    )  # state [P], arcs [P, depth], Gbps [P]
-    _lost_always: float = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        _prepare_loss(self)
-
-    @property
-    def linear(self) -> Array:
-        """Prices of capacity."""
-        return self.network.cost
-
-    def expected_loss(self, x: Tensor) -> Tensor:
-        """Expected lost Gbps over the states, [..., n] -> [...]."""
-        offset, gbps = torch.from_numpy(self.network.offset).to(x), torch.from_numpy(self.network.gbps).to(x)
-        capacity = (offset + gbps * x).clamp_min(0.0)
-        both = torch.cat([capacity, capacity], -1)[..., None, :]
-        load = torch.from_numpy(self._load).to(x)
-        share = torch.where(load > 0, both / load.clamp_min(1e-12), torch.full_like(load, 2.0)).clamp_max(1.0)
-        share = torch.cat([share, torch.ones_like(share[..., :1])], -1)  # the last column answers for the padding
-        state, arcs, gbps_lost = self._flows
-        index = torch.from_numpy(state[:, None] * share.shape[-1] + arcs).to(x.device)
-        worst = share.flatten(-2)[..., index].amin(-1)
-        weights = torch.from_numpy(gbps_lost * self._probability[state]).to(x)
-        return ((1.0 - worst) * weights).sum(-1) + self._lost_always
-
-    def value(self, x: Tensor) -> Tensor:
-        """Cost of plans x [..., n]."""
-        assert self.weight is not None
-        return x @ torch.from_numpy(self.network.cost).to(x) + self.weight * self.expected_loss(x)
-
-    def integer_program(self) -> None:
-        """The exact piecewise-linear program; see :class:`Objective`."""
-        return None  # one continuous variable per demand and state: the monolith that this package avoids
-
-    def metrics(self, x: Array) -> Mapping[str, float]:
-        """Parts of the cost of one plan [n]."""
-        loss = float(self.expected_loss(torch.from_numpy(np.ascontiguousarray(x))))
-        return {"price": float(self.network.cost @ x), "expected_lost_gbps": loss}
-
-
-def _prepare_loss(self: ExpectedLoss) -> None:
-    network = self.network
-    lengths = np.array([link.length_km for link in network.instance.links])
-    down = np.minimum(self.rate * lengths, 0.05)
-    pairs = [
-        (down[a] * down[b], a, b) for a, b in itertools.combinations(range(network.n_links), 2) if down[a] * down[b] > 0
-    ]
-    pairs = sorted(pairs, key=lambda p: (-p[0], p[1], p[2]))[: self.states]
-    demand = network.scenarios[0].demand
-    states, arcs, flows, loads, always = [], [], [], [], 0.0
-    for s, (chance, a, b) in enumerate(pairs):
-        alive = np.ones(network.n_links, dtype=bool)
-        alive[[a, b]] = False
-        paths, lost = _shortest_arcs(network, alive, demand)
-        always += chance * lost
-        load = np.zeros(2 * network.n_links)
-        for path, gbps in paths:
-            load[path] += gbps
-            states.append(s)
-            arcs.append(path)
-            flows.append(gbps)
-        loads.append(load)
-    depth = max((len(path) for path in arcs), default=1)
-    padded = np.full((len(arcs), depth), 2 * network.n_links, dtype=np.int64)
-    for i, path in enumerate(arcs):
-        padded[i, : len(path)] = path
-    set_field = object.__setattr__
-    set_field(self, "_probability", np.array([p for p, _, _ in pairs]))
-    set_field(self, "_load", np.array(loads).reshape(len(pairs), 2 * network.n_links))
-    set_field(self, "_flows", (np.array(states, dtype=np.int64), padded, np.array(flows)))
-    set_field(self, "_lost_always", float(always))
-    if self.weight is None:
-        tight = torch.from_numpy(np.ceil(self._load.mean(axis=0).reshape(2, -1).max(axis=0) / network.gbps))
-        loss = float(self.expected_loss(tight)) - self._lost_always
-        set_field(self, "weight", 0.25 * float(network.cost @ tight.numpy()) / max(loss, 1e-12))
-
-
-def _shortest_arcs(
-    network: Network, alive: NDArray[np.bool_], demand: Array
-) -> tuple[list[tuple[list[int], float]], float]:
-    """(arcs, Gbps) of every demand on its shortest path, arc l forward and m + l backward; and Gbps without a path."""
-    from problems.planning.routing import shortest_path_tree
-
-    m = network.n_links
-    out: list[list[tuple[int, int, float]]] = [[] for _ in range(len(network.is_transit))]
-    ends = network.link_ends.tolist()
-    for i, (u, v) in enumerate(ends):
-        if alive[i]:
-            out[u].append((v, i, float(network.cost[i])))
-            out[v].append((u, m + i, float(network.cost[i])))
-    tail = [u for u, _ in ends] + [v for _, v in ends]
-    found, lost = [], 0.0
-    for source in range(len(out)):
-        targets = np.flatnonzero(demand[source] > 0.0).tolist()
-        if not targets:
-            continue
-        distance, arc_to = shortest_path_tree(source, out, network.is_transit)
-        for target in targets:
-            if not np.isfinite(distance[target]):
-                lost += float(demand[source, target])
-                continue
-            path, node = [], target
-            while node != source:
-                path.append(arc_to[node])
-                node = tail[arc_to[node]]
-            found.append((path, float(demand[source, target])))
-    return found, lost
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,16 @@ from problems.planning.survival import Deadline
 from solvers.oracle import OracleBatch, Status, as_costs
 
 OPTIMAL_GAP = 1e-4
+LEAST_SECONDS = 0.25  # of the first row of a call, and for the repair of a row that was stopped
 
 
 class SurvivableOracle:
     """Minimizes linear costs over the whole, survivable plans of a network.
 
     Costs may have any sign. Every call solves integer masters over the cuts found so far and separates their answers,
-    so later calls need few linear programs. A call that runs out of its seconds repairs its last point and reports it
-    as ``FEASIBLE`` with the bound of its last master.
+    so later calls need few linear programs. A row that runs out of its seconds repairs its last point and reports it
+    as ``FEASIBLE`` with the bound of its last master. A call with seconds of its own holds each row to what is left of
+    them, and rows that it cannot begin any more are ``LIMIT``; the first row gets ``LEAST_SECONDS`` in any case.
 
     Args:
         engine: decomposition whose cuts and warm programs are shared.
@@ -39,6 +41,8 @@ class SurvivableOracle:
         self.clock: Callable[[], float] = time.monotonic
         self._is_warm = False
 
+    takes_seconds = True
+
     @property
     def network(self) -> Network:
         """The compiled instance."""
@@ -49,17 +53,24 @@ class SurvivableOracle:
         """Number of integer variables."""
         return self.network.n
 
-    def warm_up(self) -> None:
-        """Fill the pool by the engine's relaxation; later calls do nothing."""
+    def warm_up(self, seconds: float = np.inf) -> None:
+        """Fill the pool by the engine's relaxation, for so many seconds at most; later calls do nothing."""
         if not self._is_warm:
             self._is_warm = True
-            self.engine.run(self.warmup_seconds, clock=self.clock, is_root_only=True)
+            self.engine.run(min(self.warmup_seconds, seconds), clock=self.clock, is_root_only=True)
 
-    def solve(self, costs: Array) -> OracleBatch:
-        """Minimize each row of ``costs`` [B, n]."""
+    def solve(self, costs: Array, *, seconds: float | None = None) -> OracleBatch:
+        """Minimize each row of ``costs`` [B, n]; ``seconds`` limits the whole batch."""
         costs = as_costs(costs, self.n)
-        self.warm_up()
-        rows = [self._solve_row(row) for row in costs]
+        whole = Deadline(seconds, self.clock)
+        self.warm_up(max(LEAST_SECONDS, whole.left / 2))
+        rows = []
+        for number, row in enumerate(costs):
+            least = 0.0 if number else LEAST_SECONDS
+            if number and whole.is_over():
+                rows.append((np.full(self.n, np.nan), -np.inf, Status.LIMIT, 0.0, "no seconds left for this row"))
+            else:
+                rows.append(self._solve_row(row, max(least, min(self.seconds, whole.left))))
         x = np.array([row[0] for row in rows]).reshape(len(costs), self.n)
         objective = np.array([float(c @ p) for c, p in zip(costs, x, strict=True)])
         return OracleBatch(
@@ -76,13 +87,13 @@ class SurvivableOracle:
         flat = np.asarray(x, dtype=np.float64).reshape(-1, self.n)
         return np.array([violation_of(self.network, row) for row in flat]).reshape(np.shape(x)[:-1])
 
-    def _solve_row(self, cost: Array) -> tuple[Array, float, Status, float, str]:
+    def _solve_row(self, cost: Array, seconds: float) -> tuple[Array, float, Status, float, str]:
         start = time.perf_counter()
         nothing = np.full(self.n, np.nan)
         if not np.isfinite(cost).all():
             return nothing, -np.inf, Status.ERROR, 0.0, "costs are not finite"
         scale = float(np.abs(cost).max(initial=0.0)) or 1.0
-        engine, deadline = self.engine, Deadline(self.seconds, self.clock)
+        engine, deadline = self.engine, Deadline(seconds, self.clock)
         bound, x = -np.inf, None
         try:
             while not deadline.is_over():
@@ -105,15 +116,15 @@ class SurvivableOracle:
                 engine.add_metric_cuts(found, x)
         except ArithmeticError as error:
             return nothing, -np.inf, Status.ERROR, time.perf_counter() - start, str(error)
-        return self._repaired(cost, x, bound, start)
+        return self._repaired(cost, x, bound, start, seconds)
 
     def _repaired(
-        self, cost: Array, x: Array | None, bound: float, start: float
+        self, cost: Array, x: Array | None, bound: float, start: float, seconds: float
     ) -> tuple[Array, float, Status, float, str]:
         """A feasible point near the last master's, for a row whose time is over."""
         engine = self.engine
         base = x if x is not None else engine.best
-        grace = Deadline(max(self.seconds, 1.0), self.clock)
+        grace = Deadline(max(seconds, LEAST_SECONDS), self.clock)
         point = None if base is None else repair(engine.network, engine.survival, engine.network.complete(base), grace)
         if point is None:
             point = engine.best
@@ -124,5 +135,5 @@ class SurvivableOracle:
             cuts = (engine.master.rows, engine.master.rhs)
             point = trim(engine.network, engine.survival, point, grace, cuts=cuts, price=np.maximum(cost, 0.0))
         value = float(cost @ point)
-        message = f"stopped after {self.seconds:g} s; repaired"
+        message = f"stopped after {seconds:.3g} s; repaired"
         return point, min(bound, value), Status.FEASIBLE, time.perf_counter() - start, message

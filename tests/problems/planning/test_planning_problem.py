@@ -8,7 +8,9 @@ import torch
 
 import surco
 from problems.planning.domain import DOMAIN
+from problems.planning.expected_loss import likeliest_pairs, shortest_paths
 from problems.planning.objectives import OBJECTIVES
+from solvers.oracle import Status
 from surco.errors import InvalidInputError, UnknownIdError
 
 
@@ -43,6 +45,45 @@ def test_gradients_match_finite_differences(name):
     with torch.no_grad():
         difference = (problem.objective(x + step * along) - problem.objective(x - step * along)) / (2 * step)
     assert float(slope @ along) == pytest.approx(float(difference), rel=1e-3)
+
+
+def test_expected_loss_is_that_of_every_path_alone():
+    """Tree by tree and path by path are the same minima."""
+    cost = DOMAIN.make("planning/polska-loss-v0").cost
+    network = cost.network
+    m, demand = network.n_links, network.scenarios[0].demand
+    plans = np.random.default_rng(3).integers(0, 9, (3, network.n)).astype(float)
+    lost = np.zeros(3)
+    for chance, a, b in likeliest_pairs(network, cost.rate, cost.states):
+        alive = np.ones(m, dtype=bool)
+        alive[[a, b]] = False
+        paths = shortest_paths(network, alive, demand)
+        load = np.zeros(2 * m)
+        for _, path, gbps in paths:
+            for arc, _ in path or ():
+                load[arc] += gbps
+        for _, path, gbps in paths:
+            capacity = np.tile(network.offset + network.gbps * plans, 2)
+            share = [np.minimum(1.0, capacity[:, arc] / load[arc]) for arc, _ in path or ()]
+            lost += chance * gbps * (1.0 - (np.min(share, axis=0) if path is not None else 0.0))
+    np.testing.assert_allclose(cost.expected_loss(torch.from_numpy(plans)).numpy(), lost, rtol=1e-12)
+    one = cost.expected_loss(torch.from_numpy(plans[0]))
+    assert one.shape == ()
+    assert float(one) == pytest.approx(lost[0], rel=1e-12)
+
+
+def test_a_call_with_seconds_ends_with_them():
+    """By a clock that moves at each look: rows that cannot begin any more say so, the first one has a plan."""
+    problem = DOMAIN.make("planning/polska-power-v0")
+    problem.use_clock(Ticks(0.02))
+    problem.oracle.warm_up()
+    costs = np.random.default_rng(0).uniform(0.5, 2.0, (40, problem.network.n))
+    batch = problem.oracle.solve(costs, seconds=3.0)
+    assert batch.has_point[0]
+    assert Status.LIMIT in batch.status
+    first = batch.status.index(Status.LIMIT)
+    assert all(status is Status.LIMIT for status in batch.status[first:])
+    assert (problem.oracle.violation(batch.x[batch.has_point]) == 0.0).all()
 
 
 def test_specs_rebuild_and_wrong_ids_are_named():
