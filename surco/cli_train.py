@@ -20,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="seconds at most")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    parser.add_argument("--overwrite", action="store_true", help="start afresh where DIR holds a prior or checkpoint")
     parser.add_argument("--start", type=Path, metavar="PRIOR", help="start from the weights of a saved prior")
     parser.add_argument("--workers", type=int, default=1, help="processes for the oracle calls (default 1)")
     parser.add_argument(
@@ -29,8 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and save."""
+    from surco import checkpoint
     from surco.instance_family import families
     from surco.training import train
+    from surco.training.prior import CARD
 
     if arguments.list:
         for id, line in families().items():
@@ -39,6 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.family is None or arguments.out is None:
         raise InvalidInputError("Expected a family and --out DIR. `surco train --list` shows the families.")
     config = dict(_setting(text) for text in arguments.set)
+    held = [name for name in (CARD, checkpoint.FILE) if (arguments.out / name).is_file()]
+    if held and not arguments.resume and not arguments.overwrite:
+        raise InvalidInputError(
+            f"`{arguments.out}` holds the {held[0]} of an earlier run. Try --resume to go on with it, --overwrite to "
+            "replace it, or another folder."
+        )
+    sys.stderr.write("drawing instances, then a line at each validation\n")
 
     def show(line: dict[str, Any]) -> None:
         loss = "" if line["loss"] is None else f"  loss {line['loss']:.5g}"
@@ -62,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.out}: {known['steps']} steps in {known['seconds']:.0f} s, validation regret "
             f"{known['validation_regret']:.4%} of step {known['best_step']} against the field's best rule\n"
         )
+        if known["steps"] == 0:
+            sys.stderr.write("no step was taken: the seconds went to drawing instances; give more --seconds\n")
         return 0
 
     if arguments.workers < 1:

@@ -291,8 +291,9 @@ class _Run:
             return
         state = checkpoints.load(file)
         if state["identity"] != self._identity():
+            differences = _differences(state["identity"], self._identity())
             raise ResumeError(
-                f"The checkpoint in `{self.folder}` is of {state['identity']}, but this run is {self._identity()}. "
+                f"The checkpoint in `{self.folder}` is of another run: {differences}. "
                 "Resume with the same family, seed and settings, or choose another folder."
             )
         for name in ("step", "elapsed", "best", "best_step", "stale", "is_finished", "best_weights"):
@@ -315,6 +316,13 @@ class _Run:
             )
         self.network.load_state_dict(prior.network.state_dict())
         self.best_weights = self._weights()
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two identities, in words."""
+    sides = [{**{k: v for k, v in side.items() if k != "settings"}, **side["settings"]} for side in (old, new)]
+    names = [name for name in {**sides[0], **sides[1]} if sides[0].get(name) != sides[1].get(name)]
+    return "; ".join(f"its `{name}` is {sides[0].get(name)!r}, here {sides[1].get(name)!r}" for name in names)
 
 
 def _device(name: str) -> torch.device:

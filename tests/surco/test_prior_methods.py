@@ -132,6 +132,13 @@ def test_train_command(tmp_path, capsys):
     assert main(["train", "paths/grid-5-code-v0", "--out", str(tmp_path / "p"), "--steps", "2", *words]) == 0
     assert "2 steps" in capsys.readouterr().out
     assert surco.Prior.load(tmp_path / "p").training["steps"] == 2
+    again = ["train", "paths/grid-5-code-v0", "--out", str(tmp_path / "p"), "--steps", "3", *words]
+    assert main(again) == 2  # what was trained is not thrown away by the way
+    assert "--overwrite" in capsys.readouterr().err
+    assert surco.Prior.load(tmp_path / "p").training["steps"] == 2
+    assert main([*again, "--resume"]) == 0
+    assert main([*again, "--overwrite", "--seed", "1"]) == 0
+    assert surco.Prior.load(tmp_path / "p").training["seed"] == 1
     assert main(["train", "paths/grid-5-cod-v0", "--out", str(tmp_path / "p")]) == 2
     assert "Did you mean" in capsys.readouterr().err
     assert main(["train", "--list"]) == 0
