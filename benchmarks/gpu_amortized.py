@@ -1,12 +1,15 @@
 """Training throughput of the sharding networks on a GPU against CPU cores, and where the time goes.
 
-    python -m benchmarks.gpu_amortized --out DIR [--batch 256] [--cpu-threads 2] [--seconds 200]
+    python -m benchmarks.gpu_amortized --out DIR/cuda --device cuda
+    python -m benchmarks.gpu_amortized --out DIR/cpu --device cpu [--cpu-threads 2]
+    python -m benchmarks.gpu_amortized --out DIR --merge DIR/cuda DIR/cpu
 
 Needs torch, numpy, scipy and safetensors. The steps are those of ``surco.train``: eager, recorded as CUDA graphs
 (``is_captured``), with ``is_compiled`` and ``is_bf16``. Their parts are then timed alone on the same batch: forward and
 backward of the network, objective (values of all single moves, or measured times), both together, oracle (cheapest
 device with the memory check), plans to measure, optimizer. On a GPU a part is recorded too, but for the oracle, and
-the time is that of many replays over their number. Writes ``gpu_amortized.json`` after every row.
+the time is that of many replays over their number. Writes ``gpu_amortized.json`` after every row; ``--modes`` takes a
+part of the rows, so that a mode that fails takes no other along.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,7 @@ MODES: dict[str, tuple[dict[str, bool], ...]] = {
     ),
     "cpu": ({}, {"is_compiled": True}),
 }
+FILE = "gpu_amortized.json"
 BLOCK = 20  # replays between two looks at the clock
 
 
@@ -121,7 +124,7 @@ class Bench:
         graph = torch.cuda.CUDAGraph()
         if name == "plans":
             graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             kept = call()  # what it returns stays alive while the graph is replayed
         found = float(self._timed(lambda k: graph.replay(), seconds, warm_ups=3)["seconds"])
         del kept
@@ -194,28 +197,21 @@ def words(kind: str, mode: dict[str, bool]) -> str:
 
 
 def row(kind: str, device: str, mode: dict[str, bool], instances: list[Instance], seconds: float) -> dict[str, Any]:
-    """Whole steps and parts of one network, device and mode; a mode that this build lacks is told, not hidden."""
+    """Whole steps and parts of one network, device and mode; what this build lacks is told, not hidden."""
     name = words(kind, mode)
+    found: dict[str, Any] = {"name": name, "kind": kind, "device": device}
     try:
         bench = Bench(kind, device, mode, instances)
-        found = bench.steps(seconds)
-        parts = bench.parts(seconds / 4)
+        found |= bench.steps(seconds)
+        rate = found["instances_per_second"] = len(instances) / found["seconds"]
+        print(f"{name} on {device}: {rate:,.0f} instances/s, {1e3 * found['seconds']:.3f} ms a step", flush=True)
+        found["part_seconds"] = bench.parts(seconds / 4)
+        shares = found["share"] = {part: value / found["seconds"] for part, value in found["part_seconds"].items()}
+        print("  of a step: " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()), flush=True)
     except Exception as error:  # whatever a compiler or a driver raises
         print(f"{name} on {device} failed: {type(error).__name__}: {error}", flush=True)
-        return {"name": name, "device": device, "error": f"{type(error).__name__}: {error}"[:600]}
-    rate = len(instances) / found["seconds"]
-    shares = {part: value / found["seconds"] for part, value in parts.items()}
-    shown = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
-    print(f"{name} on {device}: {rate:,.0f} instances/s, {1e3 * found['seconds']:.3f} ms a step ({shown})", flush=True)
-    return {
-        "name": name,
-        "kind": kind,
-        "device": device,
-        **found,
-        "instances_per_second": rate,
-        "part_seconds": parts,
-        "share": shares,
-    }
+        found["error"] = f"{type(error).__name__}: {error}"[:600]
+    return found
 
 
 def answers(device: str, instances: list[Instance], seconds: float) -> dict[str, Any]:
@@ -249,17 +245,30 @@ def speedups(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Fastest row of the GPU over the fastest of the CPU, for whole steps and for network and objective alone."""
     found: dict[str, dict[str, float]] = {}
     for kind in (*KINDS, "answers"):
-        best: dict[str, list[float]] = {}
-        for device in ("cuda", "cpu"):
-            known = [r for r in rows if r.get("kind") == kind and r["device"] == device]
-            if known:
-                parts = [r["part_seconds"]["network and objective"] for r in known if "part_seconds" in r]
-                best[device] = [max(r["instances_per_second"] for r in known), min(parts, default=0.0)]
-        if len(best) == 2:
-            found[kind] = {"steps": best["cuda"][0] / best["cpu"][0]}
-            if best["cuda"][1]:
-                found[kind]["network and objective"] = best["cpu"][1] / best["cuda"][1]
+        known = [row for row in rows if row["kind"] == kind]
+        rates = {d: [r["instances_per_second"] for r in known if r["device"] == d and "seconds" in r] for d in MODES}
+        parts = {
+            d: [r["part_seconds"]["network and objective"] for r in known if r["device"] == d and "part_seconds" in r]
+            for d in MODES
+        }
+        if all(rates.values()):
+            found[kind] = {"steps": max(rates["cuda"]) / max(rates["cpu"])}
+        if all(parts.values()):
+            found[kind]["network and objective"] = min(parts["cpu"]) / min(parts["cuda"])
     return found
+
+
+def merged(folders: list[Path]) -> dict[str, Any]:
+    """One result of the results in several folders, of runs with the same batch on the same machine."""
+    results = [json.loads((folder / FILE).read_text(encoding="utf-8")) for folder in folders]
+    rows = [row for result in results for row in result["rows"]]
+    gpu = next((result["gpu"] for result in results if result["gpu"]), None)
+    return {**results[0], "gpu": gpu, "rows": rows, "speedup": speedups(rows)}
+
+
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / FILE, json.dumps(result, indent=1))
 
 
 def main() -> int:
@@ -268,51 +277,43 @@ def main() -> int:
         prog="python -m benchmarks.gpu_amortized", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
+    parser.add_argument("--device", choices=list(MODES), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--modes", type=int, nargs="+", help="numbers of the device's modes; all of them by default")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="DIR", help="join the results of other runs, and end")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--cpu-threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=200.0, help="begin no row after this")
     parser.add_argument("--row-seconds", type=float, default=4.0, help="about, of the steps of each row")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     arguments = parser.parse_args()
+    if arguments.merge:
+        result = merged(arguments.merge)
+        _write(arguments.out, result)
+        print("fastest GPU row over fastest CPU row:", json.dumps(result["speedup"]), flush=True)
+        return 0
     torch.set_num_threads(arguments.cpu_threads)
     known = family(FAMILY)
     begun = time.perf_counter()
     instances = [known.sample("train", seed=k) for k in range(arguments.batch)]
     drawing = time.perf_counter() - begun
     print(f"drew {len(instances)} instances in {drawing:.1f} s", flush=True)
-    has_gpu = torch.cuda.is_available()
-    if not has_gpu:
-        print("no CUDA device here: CPU rows only", file=sys.stderr)
-    plan: list[tuple[str, str, dict[str, bool] | None]] = []
-    for rank in range(4):  # the plain modes of all first: time may run out in a compiler
-        for device in ("cuda", "cpu") if has_gpu else ("cpu",):
-            modes = MODES[device][rank : rank + 1]
-            plan += [(kind, device, mode) for mode in modes for kind in KINDS]
-        if rank == 1:
-            plan += [("answers", device, None) for device in (("cuda", "cpu") if has_gpu else ("cpu",))]
-    rows: list[dict[str, Any]] = []
-    for kind, device, mode in plan:
-        if time.perf_counter() - begun > arguments.seconds:
-            print(f"no time for {kind} {mode} on {device}", flush=True)
-            continue
-        if mode is None:
-            rows.append(answers(device, instances, arguments.row_seconds / 2))
-        elif not (arguments.no_compile and mode.get("is_compiled")):
-            rows.append(row(kind, device, mode, instances, arguments.row_seconds))
-        result = {
-            "family": FAMILY,
-            "batch": arguments.batch,
-            "cpu_threads": arguments.cpu_threads,
-            "drawing_seconds": drawing,
-            "rows": rows,
-            "speedup": speedups(rows),
-            "gpu": torch.cuda.get_device_name() if has_gpu else None,
-            "torch": torch.__version__,
-            **provenance.origin(None, "python -m benchmarks.gpu_amortized"),
-        }
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        write_text(arguments.out / "gpu_amortized.json", json.dumps(result, indent=1))
-    print("fastest GPU row over fastest CPU row:", json.dumps(speedups(rows)), flush=True)
+    result = {
+        "family": FAMILY,
+        "batch": arguments.batch,
+        "cpu_threads": arguments.cpu_threads,
+        "drawing_seconds": drawing,
+        "rows": [],
+        "gpu": torch.cuda.get_device_name() if arguments.device == "cuda" else None,
+        "torch": torch.__version__,
+        **provenance.origin(None, "python -m benchmarks.gpu_amortized"),
+    }
+    device, seconds = arguments.device, arguments.row_seconds
+    chosen = range(len(MODES[device])) if arguments.modes is None else arguments.modes
+    for k in chosen:
+        for kind in KINDS:
+            result["rows"].append(row(kind, device, MODES[device][k], instances, seconds))
+            _write(arguments.out, result)
+        if k == 0:
+            result["rows"].append(answers(device, instances, seconds / 2))
+            _write(arguments.out, result)
     return 0
 
 

@@ -161,15 +161,18 @@ class CapturedSteps:
                 p.copy_(value)
         learner.optimizer.restore(state)
         self._total.zero_()
-        first = self._captured(self._fit if is_landscape else self._begin, None)
+        self._batch = self._costs = self._work = self._asked = None  # the warm-up's tape ends here
+        first = self._captured(self._fit if is_landscape else self._begin, stream, None)
         self._graphs = [first]
         if not is_landscape:
-            self._graphs.append(self._captured(self._end, first))
+            self._graphs.append(self._captured(self._end, stream, first))
 
-    def _captured(self, body: Callable[[], None], before: torch.cuda.CUDAGraph | None) -> torch.cuda.CUDAGraph:
+    def _captured(
+        self, body: Callable[[], None], stream: torch.cuda.Stream, before: torch.cuda.CUDAGraph | None
+    ) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         if before is None:  # the second graph draws nothing
             graph.register_generator_state(self._generator)
-        with torch.cuda.graph(graph, pool=None if before is None else before.pool()):
+        with torch.cuda.graph(graph, pool=None if before is None else before.pool(), stream=stream):
             body()
         return graph

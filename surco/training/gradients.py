@@ -155,7 +155,7 @@ def descended(family: Family, features: Features, x: Tensor, allowed: Tensor, mo
 
     Moves that overfill a bin are not made: ``memory`` and ``capacity``, where the family has them.
     """
-    rows = torch.arange(len(x), device=x.device)
+    items, bins = (torch.arange(count, device=x.device)[None] for count in x.shape[1:])
     for _ in range(moves):
         values = family.local_values(features, x)
         here = (values * x).sum((1, 2)) / x.sum((1, 2)).clamp(min=1.0)
@@ -170,10 +170,8 @@ def descended(family: Family, features: Features, x: Tensor, allowed: Tensor, mo
         if not _is_recorded(x) and not bool(is_better.any()):
             break
         t, d = place // x.shape[2], place % x.shape[2]
-        moved = x.clone()
-        moved[rows, t] = 0.0
-        moved[rows, t, d] = 1.0
-        x = torch.where(is_better[:, None, None], moved, x)
+        is_moved = (items == t[:, None]) & is_better[:, None]
+        x = torch.where(is_moved[..., None], (bins == d[:, None]).to(x)[:, None], x)
     return x
 
 

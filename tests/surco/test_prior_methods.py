@@ -139,7 +139,7 @@ def test_train_command(tmp_path, capsys):
     assert main([*again, "--resume"]) == 0
     assert main([*again, "--overwrite", "--seed", "1"]) == 0
     assert surco.Prior.load(tmp_path / "p").training["seed"] == 1
-    assert main(["train", "paths/grid-5-cod-v0", "--out", str(tmp_path / "p")]) == 2
+    assert main(["train", "paths/grid-5-cod-v0", "--out", str(tmp_path / "q")]) == 2
     assert "Did you mean" in capsys.readouterr().err
     assert main(["train", "--list"]) == 0
     assert "paths/topohub-v0" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(InvalidInputError, match="found none"):
         Prior.load(tmp_path)
     train(GRID, steps=2, out=tmp_path / "run", **FAST)
-    with pytest.raises(ResumeError, match="another run: its `seed` is 0, here 1. Resume"):
+    with pytest.raises(ResumeError, match="another run: its `seed` is 0, here 1"):
         train(GRID, steps=2, seed=1, out=tmp_path / "run", resume=True, **FAST)
     card = json.loads((tmp_path / "run" / "prior.json").read_text())
     card["schema"]["name"] = "routes-0"
