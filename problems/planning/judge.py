@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-import networkx as nx
 import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
 from problems.planning.instance import Failure, PlanningInstance
+from problems.planning.judge_states import NetworkState, Pair, Path
 from problems.planning.plan import Plan
 
 TOLERANCE = 1e-6  # relative, of capacities and demands
@@ -90,10 +90,13 @@ class Judge:
 
     def __init__(self, instance: PlanningInstance) -> None:
         self._instance = instance
-        self._paths: dict[tuple[str, str], dict[tuple[tuple[str, bool], ...], None]] = {}
-        self._last: str | None = None
-        self._survived: dict[str, list[StateVerdict]] = {}
-        self._refused: dict[str, list[StateVerdict]] = {}
+        self._paths: dict[Pair, dict[Path, None]] = {}
+        failures = [Failure("no failure", services=instance.services), *instance.failures]
+        self._failures = list(enumerate(failures))  # names may repeat that of the state without failure
+        self._states: dict[int, NetworkState] = {}
+        self._last = -1
+        self._survived: dict[int, list[StateVerdict]] = {}
+        self._refused: dict[int, list[StateVerdict]] = {}
 
     def __call__(self, plan: Plan, *, stop_early: bool = False) -> Verdict:
         """Check a plan against every rule and every failure.
@@ -109,28 +112,28 @@ class Judge:
             for link, gbps in zip(instance.links, plan.installed_gbps(instance), strict=True)
         }
         states, excused = [], []
-        failures = [Failure("no failure", services=instance.services), *instance.failures]
-        if stop_early:
-            failures.sort(key=lambda failure: failure.name != self._last)
-        for failure in failures:
-            verdict = self._from_memory(failure.name, usable)
+        failures = sorted(self._failures, key=lambda entry: entry[0] != self._last) if stop_early else self._failures
+        for number, failure in failures:
+            verdict = self._from_memory(number, usable)
             if verdict is None:
-                verdict = _judge_state(instance, failure, usable, self._paths)
+                if number not in self._states:
+                    self._states[number] = NetworkState.of(instance, failure)
+                verdict = _judge_state(instance, self._states[number], usable, self._paths)
                 if not verdict.lost:
                     memory = self._survived if verdict.is_survived else self._refused
-                    memory.setdefault(failure.name, []).append(verdict)
-                    del memory[failure.name][:-_REMEMBERED]
+                    memory.setdefault(number, []).append(verdict)
+                    del memory[number][:-_REMEMBERED]
             if verdict.lost and failure.name != "no failure" and instance.on_disconnection.value == "skip":
                 excused.append(failure.name)
                 continue
             states.append(verdict)
             if stop_early and not verdict.is_survived:
-                self._last = failure.name
+                self._last = number
                 break
         feasible = not broken and all(s.is_survived for s in states)
         return Verdict(feasible, plan.cost(instance), tuple(broken), tuple(states), tuple(excused))
 
-    def _from_memory(self, failure: str, usable: dict[str, float]) -> StateVerdict | None:
+    def _from_memory(self, failure: int, usable: dict[str, float]) -> StateVerdict | None:
         """Verdict of a state by an earlier proof or by earlier flows, if one of them decides it."""
         slack = TOLERANCE * max(usable.values(), default=0.0)
         for old in self._refused.get(failure, []):
@@ -176,48 +179,26 @@ def _broken_rules(instance: PlanningInstance, plan: Plan) -> list[str]:
 
 
 def _judge_state(
-    instance: PlanningInstance,
-    failure: Failure,
-    usable: dict[str, float],
-    pool: dict[tuple[str, str], dict[tuple[tuple[str, bool], ...], None]],
+    instance: PlanningInstance, state: NetworkState, usable: dict[str, float], pool: dict[Pair, dict[Path, None]]
 ) -> StateVerdict:
-    graph = nx.MultiDiGraph()
-    graph.add_nodes_from(node.name for node in instance.nodes if node.name not in failure.nodes)
-    down = set(failure.fibers)
-    for link in instance.links:
-        is_up = link.name not in failure.links and not down & set(link.fibers)
-        if is_up and link.source in graph and link.target in graph:
-            graph.add_edge(link.source, link.target, key=(link.name, True), length=1.0)
-            graph.add_edge(link.target, link.source, key=(link.name, False), length=1.0)
-    wanted: dict[tuple[str, str], float] = {}
-    for d in instance.demands:
-        carried = (failure.services is None or d.service in failure.services) and d.gbps > 0
-        if carried and d.source in graph and d.target in graph:
-            wanted[d.source, d.target] = wanted.get((d.source, d.target), 0.0) + d.gbps
-            if instance.is_two_way:
-                wanted[d.target, d.source] = wanted.get((d.target, d.source), 0.0) + d.gbps
-    stubs = {node.name for node in instance.nodes if not node.has_transit}
-    arcs = [(key, u, v) for u, v, key in graph.edges(keys=True)]
-    fresh, _ = _shortest(graph, stubs, wanted)
-    lost = tuple(pair for pair in wanted if pair not in fresh)
-    excused_here = lost if failure.name != "no failure" and instance.on_disconnection.value == "drop" else ()
-    wanted = {pair: gbps for pair, gbps in wanted.items() if pair not in lost}
-    if lost and not excused_here:
-        return StateVerdict(failure.name, False, lost=lost, shortfall_gbps=math.inf)
-    if not wanted:
-        return StateVerdict(failure.name, True, {key[0]: 0.0 for key, _, _ in arcs}, lost=lost)
-    return _route(failure.name, graph, stubs, arcs, wanted, usable, pool, fresh, lost)
+    is_excused = state.failure != "no failure" and instance.on_disconnection.value == "drop"
+    if state.lost and not is_excused:
+        return StateVerdict(state.failure, False, lost=state.lost, shortfall_gbps=math.inf)
+    if not state.wanted:
+        return StateVerdict(state.failure, True, {name: 0.0 for name, _ in state.arcs}, lost=state.lost)
+    return _route(state, usable, pool)
 
 
-def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> StateVerdict:
+def _route(state: NetworkState, usable: dict[str, float], pool: dict[Pair, dict[Path, None]]) -> StateVerdict:
     """Column generation over paths: least total overload; 0 means survived."""
-    number = {key: i for i, (key, _, _) in enumerate(arcs)}
-    capacity = np.array([usable[key[0]] for key, _, _ in arcs])
+    name, arcs, wanted, lost = state.failure, state.arcs, state.wanted, state.lost
+    number = {arc: i for i, arc in enumerate(arcs)}
+    capacity = np.array([usable[link] for link, _ in arcs])
     scale = max(max(wanted.values()), 1e-12)
-    columns: list[tuple[tuple[str, str], tuple[tuple[str, bool], ...]]] = []
+    columns: list[tuple[Pair, Path]] = []
     known = set()
 
-    def add(pair: tuple[str, str], path: tuple[tuple[str, bool], ...]) -> bool:
+    def add(pair: Pair, path: Path) -> bool:
         if (pair, path) in known:
             return False
         known.add((pair, path))
@@ -226,7 +207,7 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
 
     row = {pair: i for i, pair in enumerate(wanted)}
     for pair in wanted:
-        add(pair, fresh[pair])
+        add(pair, state.fewest_links[pair])
         for path in list(pool.get(pair, {})):
             if all(key in number for key in path):
                 add(pair, path)
@@ -259,7 +240,7 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
         flow *= (demand / np.maximum(served, 1e-300))[[row[pair] for pair, _ in columns]]  # serves every demand exactly
         load = (use @ flow) * scale
         if (load <= capacity * (1 + TOLERANCE) + TOLERANCE * scale).all():
-            routing: dict[tuple[str, str], list[tuple[tuple[str, ...], float]]] = {}
+            routing: dict[Pair, list[tuple[tuple[str, ...], float]]] = {}
             for (pair, path), value in zip(columns, flow, strict=True):
                 if value > 1e-9:
                     routing.setdefault(pair, []).append((tuple(key[0] for key in path), float(value * scale)))
@@ -268,41 +249,21 @@ def _route(name, graph, stubs, arcs, wanted, usable, pool, fresh, lost) -> State
                     pool.setdefault(pair, {})[path] = None
             share: dict[str, float] = {}
             loads: dict[str, float] = {}
-            for (key, _, _), used, limit in zip(arcs, load, capacity, strict=True):
+            for (link, _), used, limit in zip(arcs, load, capacity, strict=True):
                 part = float(used / limit) if limit > 0 else 0.0
-                share[key[0]] = max(share.get(key[0], 0.0), part)
-                loads[key[0]] = max(loads.get(key[0], 0.0), float(used))
+                share[link] = max(share.get(link, 0.0), part)
+                loads[link] = max(loads.get(link, 0.0), float(used))
             return StateVerdict(name, True, share, routing, lost, loads=loads)
         length = np.maximum(-result.ineqlin.marginals, 0.0)
-        for (key, u, v), value in zip(arcs, length, strict=True):
-            graph.edges[u, v, key]["length"] = float(value)
-        best, distance = _shortest(graph, stubs, wanted)
+        best, distance = state.shortest(length)
         need = sum(distance[pair] * gbps for pair, gbps in wanted.items())
         have = float(length @ capacity)
         if need > have * (1 + TOLERANCE) + TOLERANCE * scale:
             proof: dict[str, list[float]] = {}
-            for (key, _, _), value in zip(arcs, length, strict=True):
-                proof.setdefault(key[0], [0.0, 0.0])[0 if key[1] else 1] = float(value)
+            for (link, is_forward), value in zip(arcs, length, strict=True):
+                proof.setdefault(link, [0.0, 0.0])[0 if is_forward else 1] = float(value)
             pairs = {link: (a, b) for link, (a, b) in proof.items() if a > 0 or b > 0}
             return StateVerdict(name, False, lost=lost, shortfall_gbps=need - have, proof=pairs, needed=need)
         if not sum([add(pair, path) for pair, path in best.items()]):
             # LP optimal over all paths and neither proof holds: inside the tolerance band, so not accepted
             return StateVerdict(name, False, lost=lost, shortfall_gbps=float(result.fun * scale))
-
-
-def _shortest(graph, stubs, wanted):
-    """Shortest path and distance of each wanted pair that has one; stubs are only ever ends."""
-    paths, distances = {}, {}
-    for source in dict.fromkeys(u for u, _ in wanted):
-        blocked = stubs - {source}
-
-        def weight(u, v, keys, blocked=blocked):
-            return None if u in blocked else min(data["length"] for data in keys.values())
-
-        distance, nodes = nx.single_source_dijkstra(graph, source, weight=weight)
-        for u, v in wanted:
-            if u == source and v in nodes:
-                hops = zip(nodes[v], nodes[v][1:], strict=False)
-                paths[u, v] = tuple(min(graph[a][b], key=lambda k, a=a, b=b: graph[a][b][k]["length"]) for a, b in hops)
-                distances[u, v] = distance[v]  # pyright: ignore[reportIndexIssue]
-    return paths, distances
