@@ -48,7 +48,8 @@ class Auto:
     turns; a turn goes to the arm with the best recent gain per cost, every third turn to the one that waited longest.
     In the middle of the run an exact method that was not done gets its share of the seconds, started from the
     incumbent. An exact method whose calls go on where the last one stopped (``problem.exact_goes_on``) takes turns like
-    any other arm. The last share of the budget polishes the incumbent by such a method, else by local search. A problem
+    any other arm. The last share of the budget polishes the incumbent by such a method, else, or where local search
+    gained more of late, by local search. A problem
     whose exact method is its best search too says so by ``problem.exact_share``, the part of the seconds it then gets,
     at once after the heuristics; what it leaves, because it is done or makes no progress, goes to the other arms.
 
@@ -133,7 +134,8 @@ class Auto:
         if not open_arms:
             return {**state, "done": True}, None
         gain = {name: state["gain"].get(name, math.inf) for name in waited}  # untried arms first
-        polish = "exact_turn" if state["goes_on"] else "local_search"
+        # A stalled exact method leaves the polish to a local search that is still gaining.
+        polish = "exact_turn" if state["goes_on"] and gain["exact_turn"] >= gain["local_search"] else "local_search"
         if self._used(problem) >= 1 - self.polish_share and polish in open_arms:
             name = polish
         elif state["turns"] % 3 == 2:
