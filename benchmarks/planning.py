@@ -160,7 +160,9 @@ NONLINEAR_METHODS = ("linear", "random", "local_search", "slp", "zero", "exact",
 OBJECTIVE_NAMES = ("bulk", "delay", "loss", "power")
 
 
-def nonlinear(names: Iterable[str], *, seconds: float, tolerance: float) -> Iterable[Row]:
+def nonlinear(
+    names: Iterable[str], *, seconds: float, tolerance: float, methods: Iterable[str] = NONLINEAR_METHODS
+) -> Iterable[Row]:
     """SurCo and its rivals on costs that are not linear, the same CPU seconds each, one row a cell.
 
     The clock of the run, of the oracle and of the decomposition is the CPU's, so that a busy machine is no handicap.
@@ -171,7 +173,7 @@ def nonlinear(names: Iterable[str], *, seconds: float, tolerance: float) -> Iter
 
     for name in names:
         for objective in OBJECTIVE_NAMES:
-            for method in NONLINEAR_METHODS:
+            for method in methods:
                 problem = DOMAIN.make(f"planning/{name}-{objective}-v0", tolerance=tolerance)
                 problem.use_clock(time.process_time)
                 row: Row = {"problem": f"{name}-{objective}", "method": method, "value": None}
@@ -312,6 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("benchmarks/reference"), help="of SNDlib files, or of pools"
     )
+    parser.add_argument("--methods", nargs="*", default=NONLINEAR_METHODS, help="of `nonlinear`; others stay as stored")
     parser.add_argument("--again", action="store_true", help="compute rows that are stored already, too")
     parser.add_argument("--out", type=Path, default=None, help="JSON file to add the rows to")
     chosen = parser.parse_args(arguments)
@@ -334,7 +337,7 @@ def main(arguments: list[str] | None = None) -> None:
         "heuristics": lambda some: heuristics(some, **options),
         "masters": lambda some: masters(some, **options),
         "sndlib": lambda some: sndlib([chosen.folder / name for name in some], **options),
-        "nonlinear": lambda some: nonlinear(some, **options),
+        "nonlinear": lambda some: nonlinear(some, **options, methods=chosen.methods),
         "evaluator": lambda some: evaluator(some, **options),
         "pool": lambda some: export_pool(some, seconds=chosen.seconds, folder=chosen.folder),
     }
@@ -349,7 +352,11 @@ def main(arguments: list[str] | None = None) -> None:
             print(_table([row]).splitlines()[-1], flush=True)
         if chosen.out is not None:
             fresh = [row for row in rows if row["network"] == name]
-            done = [row for row in done if row["network"] != name] + fresh
+            cells = {(row["network"], row.get("problem"), row.get("method")) for row in fresh}
+            if chosen.table != "nonlinear":
+                done = [row for row in done if row["network"] != name]
+            kept = [row for row in done if (row["network"], row.get("problem"), row.get("method")) not in cells]
+            done = kept + fresh
             store(chosen.out, chosen.table, done)
     print("\n" + _table(rows))
 
