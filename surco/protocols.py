@@ -81,7 +81,7 @@ class HasAggregates(Protocol):
 
 @runtime_checkable
 class HasMoves(Protocol):
-    """The problem knows good neighborhoods for local search."""
+    """The problem knows good neighborhoods for local search; where that is its best method, see :func:`search_share`."""
 
     def moves(self, x: Tensor, *, count: int, generator: torch.Generator) -> Tensor:
         """At most ``count`` feasible neighbors of x [n], as [K, n]; K = 0 where there are none."""
@@ -234,6 +234,18 @@ def exact_share(problem: object) -> float:
     return share
 
 
+def search_share(problem: object) -> float:
+    """Part of the seconds that ``auto`` gives to local search at once, where it is the best method: else 0.
+
+    Raises:
+        InvalidInputError: a share outside [0, 1].
+    """
+    share = float(getattr(problem, "search_share", 0.0))
+    if not 0.0 <= share <= 1.0:
+        raise InvalidInputError(f"Expected `search_share` of {type(problem).__name__} in [0, 1], got {share}.")
+    return share
+
+
 def heuristics_take_seconds(problem: object) -> bool:
     """Whether ``heuristics`` has a keyword ``seconds``, see :class:`HasHeuristics`: else False."""
     return bool(getattr(problem, "heuristics_take_seconds", False))
@@ -319,4 +331,5 @@ __all__ = [
     "heuristics_take_seconds",
     "is_convex",
     "is_differentiable",
+    "search_share",
 ]

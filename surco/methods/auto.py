@@ -32,6 +32,7 @@ from surco.protocols import (
     exact_is_fast,
     exact_share,
     is_convex,
+    search_share,
 )
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ class Auto:
     In the middle of the run an exact method that was not done gets its share of the seconds, started from the
     incumbent. An exact method whose calls go on where the last one stopped (``problem.exact_goes_on``) takes turns like
     any other arm. The last share of the budget polishes the incumbent by such a method, else, or where local search
-    gained more of late, by local search. A problem
-    whose exact method is its best search too says so by ``problem.exact_share``, the part of the seconds it then gets,
-    at once after the heuristics; what it leaves, because it is done or makes no progress, goes to the other arms.
+    gained more of late, by local search. A problem whose exact method is its best search too says so by
+    ``problem.exact_share``, the part of the seconds it then gets, at once after the heuristics; what it leaves, because
+    it is done or makes no progress, goes to the other arms. One that local search serves best says so by
+    ``problem.search_share``.
 
     Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
     method that is not declared fast takes part only if there is a budget in seconds.
@@ -96,6 +98,8 @@ class Auto:
         is_slow = isinstance(inner, HasExact) and not fast and not leads and has_seconds
         if is_slow:
             opening.append("probe")
+        if has_seconds and search_share(inner) > 0.0:
+            opening.append("local_search")
         if isinstance(inner, HasAggregates):
             opening.append("aggregates")
         if problem.is_differentiable and (is_convex(inner) or not (fast or leads)):
@@ -117,7 +121,8 @@ class Auto:
         """One opening move, or one turn of an arm."""
         if state["opening"]:
             name, *rest = state["opening"]
-            share = exact_share(problem.inner) if name == "lead" else self.opening_share
+            leaders = {"lead": exact_share, "local_search": search_share}
+            share = leaders[name](problem.inner) if name in leaders else self.opening_share
             self._turn(problem, name, None, share, generator)
             return {**state, "opening": rest, "done": problem.ledger.is_optimal}, None
         if state["is_exact_due"] and self._used(problem) >= self.exact_at:

@@ -1,11 +1,13 @@
-"""Who gets the last share of a portfolio's budget."""
+"""Who leads and who polishes in a portfolio."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from surco.errors import InvalidInputError
 from surco.methods.auto import Auto
+from surco.protocols import search_share
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,25 @@ def test_the_polish_goes_to_what_gains(monkeypatch, exact_gain, search_gain, cho
     }
     Auto().step(problem, state, generator=torch.Generator())  # type: ignore[arg-type]
     assert played == [chosen]
+
+
+class Opening:
+    """As much of a counted problem as the plan of the opening looks at."""
+
+    is_differentiable = False
+
+    def __init__(self, inner, seconds):
+        self.inner = inner
+        self.ledger = SimpleNamespace(budget=SimpleNamespace(seconds=seconds))
+
+
+@pytest.mark.parametrize(("share", "seconds", "leads"), [(0.6, 5.0, True), (0.0, 5.0, False), (0.6, None, False)])
+def test_local_search_leads_where_a_problem_says_so(share, seconds, leads):
+    problem = Opening(SimpleNamespace(search_share=share), seconds)
+    state = Auto().init(problem, generator=torch.Generator())  # type: ignore[arg-type]
+    assert state["opening"] == ["linear"] + ["local_search"] * leads
+
+
+def test_a_share_is_a_share():
+    with pytest.raises(InvalidInputError, match="search_share"):
+        search_share(SimpleNamespace(search_share=1.5))
