@@ -282,7 +282,7 @@ def store(out: Path, key: str, rows: list[Row], about: dict[str, Any]) -> None:
     """Replace a table of the file."""
     data = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     data[key] = {
-        "provenance": {"command": " ".join(["python -m benchmarks.rl_planning", *sys.argv[1:]]), **about},
+        "provenance": about,
         "rows": rows,
     }
     out.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
@@ -308,13 +308,10 @@ def main() -> None:
     data = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     rows: list[Row] = list(data.get(options.table, {}).get("rows", []))
     weights = describe(options.policy or SHIPPED)
-    about = {
-        "date": origin.now(),
-        "commit": origin.commit(),
-        "machine": origin.machine(),
-        "versions": origin.versions(),
-        "policy_sha256": weights["sha256"],
-    }
+    words = [
+        "FILE" if before == "--out" else word for before, word in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False)
+    ]
+    about = {**origin.origin(words, "python -m benchmarks.rl_planning"), "policy_sha256": weights["sha256"]}
     if options.table == "plans":
         known = {(row["network"], row["method"]) for row in rows}
         found = plans(

@@ -81,7 +81,7 @@ class HasAggregates(Protocol):
 
 @runtime_checkable
 class HasMoves(Protocol):
-    """The problem knows good neighborhoods for local search; where that is its best method, see :func:`search_share`."""
+    """The problem knows good neighborhoods for local search; see :func:`search_share` where that is its best method."""
 
     def moves(self, x: Tensor, *, count: int, generator: torch.Generator) -> Tensor:
         """At most ``count`` feasible neighbors of x [n], as [K, n]; K = 0 where there are none."""
