@@ -19,9 +19,9 @@ and at the end on a CPU with ceviche:
 Needs torch, numpy, scipy, numba and threadpoolctl; no solver. ``--cells`` are devices and brush diameters in pixels,
 done in that order; by default the mode converter with every brush of the public leaderboard first, then the
 demultiplexer and the splitter, which have no published design at 10 nm, then the rest. In a cell ``--seeds`` designs
-learn for ``--steps`` steps. They go through the loop in ``--groups`` groups, so that threads paint one group (the
-painter runs on the CPU, a design a thread) while the simulator solves the other; on a GPU each group's step is one CUDA
-graph. Exteriors of later devices are condensed meanwhile by ``--setup-processes`` processes.
+learn for ``--steps`` steps, or for ``--cell-seconds``. They go through the loop in ``--groups`` groups, so that threads
+paint one group (the painter runs on the CPU, a design a thread) while the simulator solves the other; on a GPU each
+group's step is one CUDA graph. Exteriors of later devices are condensed meanwhile by ``--setup-processes`` processes.
 
 A cell that fails does not end the campaign: it is named in ``failed.json`` and tried again by the next call.
 
@@ -186,6 +186,10 @@ def campaign(options: argparse.Namespace) -> int:
     results = Results(options.out)
     machine = machine_of(options)
     names = {cell: cell_name(cell, options) for cell in parse_cells(options.cells)}
+    given = options.cell_seconds * (len(names) if len(options.cell_seconds) == 1 else 1)
+    if len(given) != len(names):
+        raise SystemExit(f"Expected one --cell-seconds or {len(names)}, got {len(given)}.")
+    own_seconds = dict(zip(names, given, strict=True))
     todo = {cell: name for cell, name in names.items() if name not in done}
     logger.info("%d cells done, %d to do", len(done), len(todo))
     failed = 0
@@ -203,7 +207,7 @@ def campaign(options: argparse.Namespace) -> int:
                 problem = make_problem(device, brush_px, options, options.torch_device)
                 problem.simulator.memory_gb = options.memory_gb
                 cell = Cell(name, problem, options, pool)
-                is_done = cell.run(deadline)
+                is_done = cell.run(deadline, own_seconds[device, brush_px])
             except Exception as error:  # the other cells still count; this one is tried again by the next call
                 results.fail(name, error)
                 logger.exception("%s failed", name)
@@ -237,6 +241,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--seeds", type=int, default=20)
     out.add_argument("--first-seed", type=int, default=0)
     out.add_argument("--steps", type=int, default=500)
+    out.add_argument(
+        "--cell-seconds", nargs="+", type=float, default=[1e9], metavar="S",
+        help="a cell ends then, with the steps it has; one for each of --cells, or one for all",
+    )  # fmt: skip
     out.add_argument("--step-size", type=float, default=0.05)
     out.add_argument("--anneal", type=float, default=1.0, help="last step over first step")
     out.add_argument("--groups", type=int, default=2)

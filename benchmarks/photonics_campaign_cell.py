@@ -110,18 +110,22 @@ class Cell:
 
     # ------------------------------------------------------------------ loop
 
-    def run(self, deadline: float) -> bool:
-        """Step until done or out of time; returns whether the cell is done."""
+    def run(self, deadline: float, own_seconds: float = math.inf) -> bool:
+        """Step until done or out of time; returns whether the cell is done.
+
+        A cell that has had ``own_seconds`` is done with the steps it has; all its seeds have as many.
+        """
         for group in self.groups:
             if group.steps < self.options.steps:
                 self._paint(group)
         saved = time.perf_counter()
+        end = saved + own_seconds - sum(sum(group.spent) for group in self.groups)
         while any(group.steps < self.options.steps for group in self.groups):
             for group in self.groups:
                 if group.painting:
                     self._step(group)
             now = time.perf_counter()
-            if now > deadline:
+            if now > min(deadline, end):
                 break
             if now - saved > 60:
                 self.save()
@@ -131,7 +135,7 @@ class Cell:
                 future.result()
             group.painting = []
         self.save()
-        return all(group.steps >= self.options.steps for group in self.groups)
+        return time.perf_counter() > end or all(group.steps >= self.options.steps for group in self.groups)
 
     def save(self) -> None:
         """State of an unfinished cell, to go on from."""

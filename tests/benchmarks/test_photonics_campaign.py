@@ -60,7 +60,7 @@ def test_resumed_across_calls_then_judged_and_reported(tmp_path, monkeypatch):
     assert whole["infeasible"] == 0
     calls = [0]
     run = Cell.run
-    monkeypatch.setattr(Cell, "run", lambda self, deadline: run(self, -np.inf))  # one step of each group a call
+    monkeypatch.setattr(Cell, "run", lambda self, *times: run(self, -np.inf))  # one step of each group a call
     while True:
         more = ["--from", str(tmp_path / f"call{calls[0]}")] if calls[0] else []
         calls[0] += 1
@@ -174,10 +174,10 @@ def test_deep_and_square_losses_go_on_inside_the_windows():
 def test_a_failing_cell_does_not_end_the_campaign(tmp_path, monkeypatch):
     run = Cell.run
 
-    def fails_at_four(self, deadline):
+    def fails_at_four(self, *times):
         if "-4px-" in self.name:
             raise RuntimeError("no luck")
-        return run(self, deadline)
+        return run(self, *times)
 
     monkeypatch.setattr(Cell, "run", fails_at_four)
     cells = ["--cells", "bend:4,3", "--steps", "1", "--seeds", "1", "--objective", "deep"]
@@ -185,6 +185,15 @@ def test_a_failing_cell_does_not_end_the_campaign(tmp_path, monkeypatch):
     assert [row["cell"] for row in rows_of(tmp_path / "campaign.jsonl")] == [f"{NAME}-deep"]
     failed = json.loads((tmp_path / "failed.json").read_text())
     assert failed == [{"cell": NAME.replace("3px", "4px") + "-deep", "failed": "RuntimeError: no luck"}]
+
+
+def test_a_cell_ends_after_its_own_seconds(tmp_path):
+    assert campaign.main([*SMALL, "--cell-seconds", "0", "--out", str(tmp_path)]) == 0
+    (row,) = rows_of(tmp_path / "campaign.jsonl")
+    assert row["steps"] == 1
+    with pytest.raises(SystemExit, match="one --cell-seconds or 1"):
+        campaign.main([*SMALL, "--cell-seconds", "0", "1", "--out", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {"campaign.jsonl", "designs.npz"}
 
 
 def test_polish_never_falls_stays_feasible_and_is_judged(tmp_path):
