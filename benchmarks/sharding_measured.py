@@ -73,6 +73,7 @@ def pack(arguments: argparse.Namespace) -> None:
     added: dict[str, Any] = {"device_over_profiler": [[round(float(r), 4) for r in pair] for pair in ratios]}
     if arguments.commit:  # the measuring machine had no repository
         added["commit"] = arguments.commit
+        added["more"] = [{**head, "commit": arguments.commit} for head in campaign.provenance.get("more", ())]
     campaign = dataclasses.replace(campaign, provenance={**campaign.provenance, **added})
     campaign.save(arguments.out)
     ahead = float(campaign.is_ahead.mean()) if len(campaign.is_ahead) else math.nan
@@ -89,7 +90,8 @@ def train(arguments: argparse.Namespace) -> None:
     readings = readings_of(campaign, arguments.clock)
     trained = gap.networks(readings, seed=arguments.seed)
     for head, name in ((Head.CONVEX, CONVEX), (Head.ADDITIVE, ADDITIVE)):
-        fit(campaign, clock=arguments.clock, head=head, seed=arguments.seed).save(arguments.out / name)
+        found = fit(campaign, clock=arguments.clock, head=head, seed=arguments.seed, compute=trained[head])
+        found.save(arguments.out / name)
     rows = gap.compute_gap(campaign, arguments.clock, trained=trained, seed=arguments.seed)
     if campaign.world:
         rows += gap.comms_gap(campaign, seed=arguments.seed)

@@ -15,6 +15,7 @@ from problems.sharding.fused import FusedCost
 from problems.sharding.generator import DIMS, dlrm_tables
 from problems.sharding.joint.problem import JointProblem
 from problems.sharding.joint.spec import KIND, JointSpec, Objective, objective_of
+from problems.sharding.measured.instances import MEASURED_SIZES, NETWORK, measured_id, numbered
 from problems.sharding.memory import memory_bytes
 from problems.sharding.mlperf import GLOBAL_BATCH_SIZE, mlperf_tables
 from problems.sharding.problem import ShardingProblem
@@ -104,6 +105,14 @@ def _memory_gib(tables: Sequence[Table], workload: Workload, count: int, seed: i
     return fitting[0]
 
 
+def measured(tables: int, count: int, id: str, *, seed: int = 0, samples: int = 0) -> ShardingProblem:
+    """Drawn tables within the limits of the measuring campaign of an H100; the cost is the networks trained on it.
+
+    ``samples`` of a step on all devices together; 0 takes the most that were measured.
+    """
+    return numbered(NETWORK, tables, count, seed, samples=samples, id=id)
+
+
 def joint(
     tables: int,
     count: int,
@@ -154,6 +163,10 @@ def _catalog() -> dict[str, tuple[str, Callable[..., ShardingProblem | JointProb
             id = f"{DOMAIN_NAME}/dlrm-{tables}t-{count}d-joint-v0"
             line = f"sharding type and ranks of {tables} drawn tables on {count} devices (seed=, objective=)"
             entries[id] = (line, functools.partial(joint, tables, count, id))
+    for tables, count in MEASURED_SIZES:
+        id = measured_id(tables, count)
+        line = f"{tables} drawn tables on {count} H100 (seed=); cost networks trained on measured kernels"
+        entries[id] = (line, functools.partial(measured, tables, count, id))
     return entries
 
 
@@ -167,7 +180,7 @@ class ShardingDomain:
         return {id: line for id, (line, _) in _catalog().items()}
 
     def make(self, id: str, **overrides: Any) -> ShardingProblem | JointProblem:
-        """Build a registered instance; overrides are the keyword arguments of `mlperf`, `dlrm` or `joint`.
+        """Build a registered instance; overrides are the keyword arguments of its maker in this module.
 
         Raises:
             UnknownIdError: no such id.
@@ -193,12 +206,20 @@ class ShardingDomain:
         """Family id -> one line of description."""
         from problems.sharding import family
 
-        return {id: line for id, (line, _) in family.catalog().items()}
+        described = {id: line for id, (line, _) in family.catalog().items()}
+        return described | {id: f"{line}; as in the problem of that id" for id, line in self._measured().items()}
+
+    def _measured(self) -> Mapping[str, str]:
+        return {id: self.ids()[id] for id in (measured_id(*size) for size in MEASURED_SIZES)}
 
     def family(self, id: str) -> Family:
         """The family of an id of ``families``."""
         from problems.sharding import family
+        from problems.sharding.measured.instances import MeasuredFamily
 
+        for tables, count in MEASURED_SIZES:
+            if id == measured_id(tables, count):
+                return MeasuredFamily(NETWORK, (tables, tables), count, id=id)
         return family.family(id)
 
 

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 MEMORY_GIB = 80
 FIRST_STREAM = 20_000  # keeps the draws of instances apart from those of pools
 TRIES = 100
+NETWORK = "h100"  # in the package's data
+MEASURED_SIZES = ((20, 2), (40, 2), (40, 4), (80, 4))  # tables and devices of the registered ids
+
+
+def measured_id(tables: int, devices: int) -> str:
+    """Id of a registered instance, and of the family of such instances."""
+    return f"sharding/measured-{NETWORK}-{tables}t-{devices}d-v0"
 
 
 def cost_of(network: str, devices: int) -> MeasuredCost:
@@ -65,11 +72,20 @@ def drawn(
     )
 
 
-def numbered(network: str, tables: int, devices: int, seed: int, *, samples: int = 0) -> ShardingProblem:
-    """`drawn` with the generator of a seed."""
+def numbered(
+    network: str, tables: int, devices: int, seed: int, *, samples: int = 0, id: str | None = None
+) -> ShardingProblem:
+    """`drawn` with the generator of a seed.
+
+    Raises:
+        InvalidInputError: no such seed, besides what `drawn` raises.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
     rng = np.random.default_rng([FIRST_STREAM, seed])
-    id = f"sharding/measured-{tables}t-{devices}d-{seed}"
-    return drawn(network, tables, devices, rng=rng, id=id, samples=samples)
+    return drawn(
+        network, tables, devices, rng=rng, id=id or f"sharding/measured-{tables}t-{devices}d-{seed}", samples=samples
+    )
 
 
 class MeasuredFamily(ShardingFamily):

@@ -131,7 +131,13 @@ def fit_comms(campaign: Campaign, *, steps: int = 1000, rate: float = 1e-2, seed
 
 
 def fit(
-    campaign: Campaign, *, clock: str = "device", head: Head = Head.CONVEX, seed: int = 0, **options: Any
+    campaign: Campaign,
+    *,
+    clock: str = "device",
+    head: Head = Head.CONVEX,
+    seed: int = 0,
+    compute: ComputeNetwork | None = None,
+    **options: Any,
 ) -> CostNetworks:
     """Both networks of a campaign; no comms network where no exchange was measured.
 
@@ -140,10 +146,11 @@ def fit(
         clock: ``"device"`` or ``"end_to_end"``.
         head: of the compute network.
         seed: of weights and split.
+        compute: network of that head, clock and seed, if it is trained already.
         options: of `fit_compute`.
     """
     readings = readings_of(campaign, clock)
-    compute = fit_compute(readings, head=head, seed=seed, **options)
+    compute = compute or fit_compute(readings, head=head, seed=seed, **options)
     comms = fit_comms(campaign, seed=seed) if campaign.world else None
     limits = torch.stack([readings.features.amin(0), readings.features.amax(0)])
     origin: Mapping[str, Any] = {**campaign.provenance, "clock": clock, "training_seed": seed}

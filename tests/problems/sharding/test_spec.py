@@ -9,6 +9,7 @@ import torch
 
 from problems.sharding import DOMAIN, Constraints, DataType, ShardingProblem
 from problems.sharding.domain import _catalog
+from problems.sharding.measured.instances import MEASURED_SIZES
 from problems.sharding.mlperf import MULTI_HOT_SIZES, ROWS
 from surco.errors import InvalidInputError, UnknownIdError
 from tests.problems.sharding.small_instances import MODELS, small_problem
@@ -85,7 +86,7 @@ def test_errors_say_where_and_what_to_do(change, message):
 
 
 def test_all_ids_are_described_and_feasible():
-    assert len(DOMAIN.ids()) == 2 * (2 + 3 * 4) + 3 * 4
+    assert len(DOMAIN.ids()) == 2 * (2 + 3 * 4) + 3 * 4 + len(MEASURED_SIZES)
     for id, line in DOMAIN.ids().items():
         assert id.startswith("sharding/")
         assert line
