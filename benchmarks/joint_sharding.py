@@ -19,6 +19,7 @@ gap of ours is to our certified bound. Finished cells are kept in DIR and not ru
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import statistics
@@ -32,6 +33,7 @@ from typing import Any
 import torch
 
 import surco
+from benchmarks.resumed import rows_of_cells
 from problems.sharding.domain import devices
 from problems.sharding.joint import JointConstraints, JointSpec, ShardingType
 from problems.sharding.joint.judge import TorchRecJudge, quiet
@@ -154,6 +156,18 @@ def own(case: str, seed: int, planner: str, seconds: float) -> Row:
     )  # fmt: skip
 
 
+def _row(arguments: argparse.Namespace, cell: tuple[str, int, str]) -> Row:
+    case, seed, planner = cell
+    if planner in ("sweep", "ours"):
+        return own(case, seed, planner, SCALE.get(case, float(arguments.seconds)))
+    return peer(case, seed, planner, arguments.timeout)
+
+
+def _line(row: Row) -> str:
+    value = "none" if row.rating is None else f"{row.rating:.5f}"
+    return f"{row.case} seed {row.seed} {row.planner}: {value} ms, {row.cpu_seconds:.2f} CPU s {row.note}"
+
+
 def geometric_mean(values: Sequence[float]) -> float:
     """Of positive numbers."""
     return math.exp(statistics.fmean(map(math.log, values)))
@@ -218,27 +232,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=int, default=180, help="timeout_seconds of TorchRec's planner (default 180)")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    file = arguments.out / "joint_sharding.jsonl"
-    rows = [Row(**json.loads(line)) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
-    done = {(row.case, row.seed, row.planner) for row in rows}
     cells = [(case, seed, p) for p in arguments.planners for seed in arguments.seeds for case in arguments.cases]
     cells += [
         (case, seed, p) for case in arguments.scale for seed in arguments.scale_seeds for p in ("table_wise", "ours")
     ]
     torch.set_num_threads(1)
-    with file.open("a", encoding="utf-8") as output:
-        for case, seed, planner in cells:
-            if (case, seed, planner) in done:
-                continue
-            if planner in ("sweep", "ours"):
-                row = own(case, seed, planner, SCALE[case] if case in SCALE else float(arguments.seconds))
-            else:
-                row = peer(case, seed, planner, arguments.timeout)
-            rows.append(row)
-            output.write(json.dumps(asdict(row)) + "\n")
-            output.flush()
-            value = "none" if row.rating is None else f"{row.rating:.5f}"
-            print(f"{case} seed {seed} {planner}: {value} ms, {row.cpu_seconds:.2f} CPU s {row.note}", file=sys.stderr)
+    rows = rows_of_cells(
+        arguments.out / "joint_sharding.jsonl",
+        cells,
+        load=Row,
+        cell_of=lambda row: (row.case, row.seed, row.planner),
+        make=functools.partial(_row, arguments),
+        line_of=_line,
+    )
     origin = {
         **provenance.origin(argv, "python -m benchmarks.joint_sharding"),
         "seconds": arguments.seconds,

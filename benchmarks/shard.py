@@ -9,16 +9,18 @@ judge) among them. Finished cells are kept in DIR and not run again.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import surco
+from benchmarks.resumed import rows_of_cells
 from problems.sharding import ShardingProblem
 from surco import provenance
 from surco.errors import NoDesignError
@@ -30,6 +32,7 @@ METHODS = (
 JUDGE = "judge"
 INSTANCES = ("mlperf-dlrm-v2-8gpu", "mlperf-dlrm-v2-16gpu", "dlrm-50t-4d", "dlrm-50t-8d", "dlrm-200t-8d")
 MODELS = {"additive": "", "nonlinear": "-nonlinear"}
+Cell = tuple[str, int | None, str]  # id, draw, method
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +196,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the methods")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    file = arguments.out / "shard.jsonl"
-    rows = [Row(**json.loads(line)) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
-    done = {(row.id, row.draw, row.method) for row in rows}
-    with file.open("a", encoding="utf-8") as output:
-        for case, method in _cells(arguments):
-            if (case.id, case.draw, method) in done:
-                continue
-            row = solve(case, method, arguments.judge_seconds if method == JUDGE else arguments.seconds, arguments.seed)
-            rows.append(row)
-            output.write(json.dumps(asdict(row)) + "\n")
-            output.flush()
-            value = "none" if row.value is None else f"{row.value:.6f}"
-            print(f"{case.id} draw {case.draw} {method}: {value} ms, {row.cpu_seconds:.2f} CPU s", file=sys.stderr)
+    rows = rows_of_cells(
+        arguments.out / "shard.jsonl",
+        _cells(arguments),
+        load=Row,
+        cell_of=lambda row: (row.id, row.draw, row.method),
+        make=functools.partial(_row, arguments),
+        line_of=_line,
+    )
     origin = {
         **provenance.origin(argv, "python -m benchmarks.shard"),
         "seconds": arguments.seconds,
@@ -221,12 +219,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _cells(arguments: argparse.Namespace) -> Iterator[tuple[Case, str]]:
-    for model in arguments.models:
-        for name in arguments.instances:
-            for draw in range(arguments.draws) if name.startswith("dlrm") else (None,):
-                for method in arguments.methods:
-                    yield Case(name, model, draw), method
+def _cases(arguments: argparse.Namespace) -> dict[tuple[str, int | None], Case]:
+    """Instances by what a row says of them."""
+    cases = (
+        Case(name, model, draw)
+        for model in arguments.models
+        for name in arguments.instances
+        for draw in (range(arguments.draws) if name.startswith("dlrm") else (None,))
+    )
+    return {(case.id, case.draw): case for case in cases}
+
+
+def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:
+    for id, draw in _cases(arguments):
+        for method in arguments.methods:
+            yield id, draw, method
+
+
+def _row(arguments: argparse.Namespace, cell: Cell) -> Row:
+    id, draw, method = cell
+    seconds = arguments.judge_seconds if method == JUDGE else arguments.seconds
+    return solve(_cases(arguments)[id, draw], method, seconds, arguments.seed)
+
+
+def _line(row: Row) -> str:
+    value = "none" if row.value is None else f"{row.value:.6f}"
+    return f"{row.id} draw {row.draw} {row.method}: {value} ms, {row.cpu_seconds:.2f} CPU s"
 
 
 def _mean(numbers: Any) -> float:
