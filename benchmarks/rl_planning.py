@@ -28,9 +28,9 @@ from problems.planning.construction import repair, shortest_path_plan, trim
 from problems.planning.neighborhoods import round_relaxation
 from problems.planning.network import Array
 from problems.planning.survival import Deadline
+from rl.game_rules import GameRules
 from rl.generator import HELD_OUT
 from rl.planning_env import NetworkPlanningEnv
-from rl.planning_game import GameRules
 from rl.policy import describe
 from rl.polish import exchanged, without_spare
 from rl.topology import Topology

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from rl.config import PpoSettings
+from rl.game_rules import GameRules
 from rl.native import train
 from rl.planning_env import NetworkPlanningEnv
-from rl.planning_game import N_CONTEXT, N_LINK, N_NODE, GameRules
+from rl.planning_game import N_CONTEXT, N_LINK, N_NODE
 from rl.policy import build
 from rl.vector_env import VectorPlanningEnv
 from surco import provenance as origin

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from problems.planning.network import Array
-from rl.planning_game import GameRules, PlanningGame
+from rl.game_rules import GameRules
+from rl.planning_game import PlanningGame
 from rl.policy import to_tensors
 from rl.rollout import choose
 from rl.topology import Topology

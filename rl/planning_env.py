@@ -14,7 +14,8 @@ from problems.planning.domain import DOMAIN
 from problems.planning.instance import PlanningInstance
 from problems.planning.network import compile_instance
 from rl import features
-from rl.planning_game import N_CONTEXT, N_LINK, N_NODE, GameRules, PlanningGame
+from rl.game_rules import GameRules
+from rl.planning_game import N_CONTEXT, N_LINK, N_NODE, PlanningGame
 from rl.topology import Topology
 from surco.errors import InvalidInputError
 

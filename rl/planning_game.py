@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 
 from problems.planning.network import Array
 from rl import features
+from rl.cut_board import CutBoard
+from rl.game_rules import GameRules, StepOutcome
 from rl.topology import TOLERANCE, Topology
 from surco.errors import InvalidInputError
 
@@ -20,55 +21,6 @@ _N_DYNAMIC = len(features.DYNAMIC_LINK_FEATURES)
 N_LINK = _N_STATIC + _N_DYNAMIC
 N_NODE = len(features.NODE_FEATURES)
 N_CONTEXT = len(features.CONTEXT_FEATURES)
-
-
-@dataclass(frozen=True, slots=True)
-class GameRules:
-    """What can be done and how it is rewarded.
-
-    Attributes:
-        units: sizes of additions, ascending, starting with 1.
-        allow_remove: whether the same sizes may be taken away again (only what no known cut needs).
-        shaping: weight of the change of the worst cut's ratio; telescopes to the same sum for every survivable plan.
-        failure_price: taken from the reward of an episode that ends without a plan, besides the missing share.
-        illegal_price: taken from the reward of a masked action, which changes nothing else.
-        proof_share: share of the plans that no known cut refuses which the evaluator checks at once; the others count
-            as survivable on the word of the cuts (training only).
-        trim_share: share of the finished episodes whose plan is trimmed before its price counts (training only).
-    """
-
-    units: tuple[int, ...] = (1, 2, 4, 8)
-    allow_remove: bool = False
-    shaping: float = 0.2
-    failure_price: float = 0.5
-    illegal_price: float = 0.02
-    proof_share: float = 1.0
-    trim_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        units = list(self.units)
-        if not units or units[0] != 1 or units != sorted(set(units)):
-            raise InvalidInputError(f"Expected `units` to ascend from 1, got {self.units}.")
-        for name in ("proof_share", "trim_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInputError(f"Expected `{name}` in [0, 1], got {getattr(self, name)}.")
-
-    @property
-    def heads(self) -> int:
-        """Actions of each option."""
-        return len(self.units) * (2 if self.allow_remove else 1)
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """Of one step of all slots [B]: rewards, ends; of ended ones the price, whether the plan survives, and a proof."""
-
-    reward: Array
-    is_terminated: NDArray[np.bool_]
-    is_truncated: NDArray[np.bool_]
-    price: Array
-    is_feasible: NDArray[np.bool_]
-    is_proven: NDArray[np.bool_]
 
 
 class PlanningGame:
@@ -120,10 +72,7 @@ class PlanningGame:
         self.offsets = np.zeros((B, 3, M))  # relaxed, intact and greedy capacity, over the scale
         self.side = [np.zeros((0, M))] * B
         self.side_limits = [np.zeros(0)] * B
-        self._k = 0
-        self.rows, self.rhs = np.zeros((B, 0, M)), np.zeros((B, 0))
-        self.inverse, self.indicator = np.zeros((B, 0, M)), np.zeros((B, 0, M), dtype=np.float32)
-        self._pool_size = np.zeros(B, dtype=np.int64)
+        self.cuts = CutBoard(B, M)
         self.observation: dict[str, NDArray[Any]] = {
             "nodes": np.zeros((B, N, N_NODE), dtype=np.float32),
             "links": np.zeros((B, M, N_LINK), dtype=np.float32),
@@ -154,7 +103,7 @@ class PlanningGame:
         most = topology.greedy if topology.greedy.any() else 3.0 * np.ceil(topology.relaxed)
         self.limit[b] = int(1.5 * most.sum()) + 2 * M
         if self.which[b] == t and self.observation["link_mask"][b].any():
-            self._refresh(b)
+            self.cuts.refresh(b, topology)
             return
         self.which[b] = t
         for array, values in ((self.gbps, topology.gbps), (self.cost, topology.cost), (self.upper, topology.upper)):
@@ -179,29 +128,8 @@ class PlanningGame:
         view["node_mask"][b, :N] = 1.0
         view["link_mask"][b, :M] = 1.0
         view["context"][b, :3] = self._context[t]
-        self._pool_size[b] = -1
-        self._refresh(b)
-
-    def _refresh(self, b: int) -> None:
-        """Copy the cuts of the slot's topology if there are new ones."""
-        topology = self.topologies[self.which[b]]
-        size, M = len(topology.rhs), len(topology.options)
-        if self._pool_size[b] == size:
-            return
-        if size > self._k:
-            grow = max(size, self._k + 32) - self._k
-            pad = ((0, 0), (0, grow))
-            self.rhs = np.pad(self.rhs, pad)
-            self.rows, self.inverse = np.pad(self.rows, (*pad, (0, 0))), np.pad(self.inverse, (*pad, (0, 0)))
-            self.indicator = np.pad(self.indicator, (*pad, (0, 0)))
-            self._k += grow
-        self.rows[b] = self.rhs[b] = self.inverse[b] = self.indicator[b] = 0.0
-        rows = topology.rows
-        self.rows[b, :size, :M], self.rhs[b, :size] = rows, topology.rhs
-        positive = rows > 1e-9
-        self.inverse[b, :size, :M] = np.divide(1.0, rows, out=np.zeros_like(rows), where=positive)
-        self.indicator[b, :size, :M] = positive
-        self._pool_size[b] = size
+        self.cuts.forget(b)
+        self.cuts.refresh(b, topology)
 
     # ------------------------------------------------------------------ step
 
@@ -268,7 +196,7 @@ class PlanningGame:
                     if is_proven is not None:
                         is_proven[b] = True
                     break
-                self._refresh(b)
+                self.cuts.refresh(b, topology)
                 self._look(np.array([b]))
                 if self.worst[b] < 1.0 - TOLERANCE:
                     break
@@ -285,23 +213,13 @@ class PlanningGame:
             return
         everything = len(slots) == self.slots
         index: Any = slice(None) if everything else slots
-        k = max(int(self._pool_size[slots].max()), 1) if self._k else 0
-        rows, units = self.rows[index, :k], self.units[index]
-        short = self.rhs[index, :k] - (rows @ units[:, :, None])[:, :, 0]  # right-hand sides are 1 (or 0 in padding)
-        short[short <= TOLERANCE] = 0.0
-        narrow = short.astype(np.float32)
-        worst = short.max(axis=1, initial=0.0)
-        self.worst[slots] = 1.0 - worst
-        need = (short[:, :, None] * self.inverse[index, :k]).max(axis=1, initial=0.0)
-        through = (narrow[:, :, None] * self.indicator[index, :k]).max(axis=1, initial=0.0)
-        weight = np.square(short)
-        weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
-        scale = self.scale[index]
-        size = self.gbps[index] / scale[:, None]
+        units = self.units[index]
+        view = self.cuts.compare(index, slots, units)
+        self.worst[slots] = 1.0 - view.worst
+        size = self.gbps[index] / self.scale[index][:, None]
+        least = np.maximum(size, 1e-9)
         # a row with right-hand side 1 has weights of 1 / units; times the scale in units they are of order 1
-        pressure = (weight[:, None, :] @ rows)[:, 0] / np.maximum(size, 1e-9)
-        top = rows[np.arange(len(slots)), short.argmax(axis=1)] if k else np.zeros_like(units)
-        top = top * (worst > 0.0)[:, None] / np.maximum(size, 1e-9)
+        pressure, top = view.pressure / least, view.top / least
         headroom = self.upper[index] - units
         for i, b in enumerate(slots.tolist()):
             if len(self.side_limits[b]):
@@ -315,10 +233,10 @@ class PlanningGame:
                 capacity - self.offsets[index, 0],
                 capacity - self.offsets[index, 1],
                 capacity - self.offsets[index, 2],
-                through,
+                view.through,
                 pressure,
                 top,
-                need * size,
+                view.need * size,
                 np.minimum(headroom, 20.0) / 10.0,
             ],
             axis=-1,
@@ -327,10 +245,10 @@ class PlanningGame:
         np.clip(columns, -features.CLIP, features.CLIP, out=columns)
         links[index, :, _N_STATIC:] = columns * mask[:, :, None]
         context = self.observation["context"]
-        context[index, 3] = worst
-        context[index, 4] = (short > 0.0).sum(axis=1) / np.maximum(self._pool_size[index], 1)
+        context[index, 3] = view.worst
+        context[index, 4] = (view.short > 0.0).sum(axis=1) / np.maximum(self.cuts.size[index], 1)
         context[index, 5] = np.clip(np.einsum("bm,bm->b", self.cost[index], units) / self.bound[index], 0.0, 10.0)
-        self.observation["action_mask"][index] = self._mask(index, units, need, headroom, rows)
+        self.observation["action_mask"][index] = self._mask(index, slots, units, view.need, headroom)
 
     def _side_room(self, b: int) -> Array:
         """[M] more units that the side rules of slot b leave each option alone."""
@@ -339,16 +257,14 @@ class PlanningGame:
         room = np.divide(slack[:, None], side, out=np.full_like(side, np.inf), where=side > 1e-12)
         return np.maximum(np.floor(room.min(axis=0, initial=np.inf)), 0.0)
 
-    def _mask(self, index: Any, units: Array, need: Array, headroom: Array, rows: Array) -> NDArray[np.float32]:
+    def _mask(
+        self, index: Any, slots: NDArray[np.int64], units: Array, need: Array, headroom: Array
+    ) -> NDArray[np.float32]:
         smaller = np.r_[0.0, self._units[:-1]]
         wanted = need[:, :, None] > smaller + 1e-9
         allowed = wanted & (headroom[:, :, None] >= self._units)
         if self.rules.allow_remove:
-            k = rows.shape[1]
-            spare = (rows @ units[:, :, None])[:, :, 0] - self.rhs[index, :k]
-            spare = np.where(self.rhs[index, :k] > 0.0, spare, np.inf)
-            room = np.where(self.indicator[index, :k] > 0.0, spare[:, :, None] * self.inverse[index, :k], np.inf)
-            room = np.minimum(room.min(axis=1, initial=np.inf), units) + 1e-9
+            room = self.cuts.spare(index, slots, units) + 1e-9
             allowed = np.concatenate([allowed, room[:, :, None] >= self._units], axis=-1)
         return allowed.reshape(len(units), -1).astype(np.float32)
 
@@ -361,7 +277,7 @@ class PlanningGame:
             "which": torch.from_numpy(self.which.copy()),
             "units": torch.from_numpy(self.units.copy()),
             "steps": torch.from_numpy(self.steps.copy()),
-            "pool_size": torch.from_numpy(self._pool_size.copy()),
+            "pool_size": torch.from_numpy(self.cuts.size.copy()),
             "mask": torch.from_numpy(self.observation["action_mask"].copy()),
             "worst": torch.from_numpy(self.worst.copy()),
             "rng": _rng_state(self.rng),
@@ -378,18 +294,13 @@ class PlanningGame:
             self._enter(b, int(t))
             topology = self.topologies[t]
             if sizes[b] < len(topology.rhs):  # cuts that came while this slot was busy are not in its copy yet
-                self._truncate_pool(b, int(sizes[b]))
+                self.cuts.truncate(b, int(sizes[b]))
         self.units[:] = state["units"].numpy()
         self.steps[:] = state["steps"].numpy()
         self._look(np.arange(self.slots))
         self.worst[:] = state["worst"].numpy()
         self.observation["action_mask"][:] = state["mask"].numpy()
         self.rng.bit_generator.state = _from_rng_state(state["rng"])
-
-    def _truncate_pool(self, b: int, size: int) -> None:
-        for array in (self.rows, self.rhs, self.inverse, self.indicator):
-            array[b, size:] = 0.0
-        self._pool_size[b] = size
 
 
 def _rng_state(rng: np.random.Generator) -> dict[str, Any]:

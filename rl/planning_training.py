@@ -22,10 +22,11 @@ from torch import nn
 from problems.planning.decomposition import Decomposition
 from problems.planning.instance import PlanningInstance
 from problems.planning.network import compile_instance
+from rl.game_rules import GameRules
 from rl.generator import HELD_OUT, random_instance, training_instances
 from rl.imitation import imitate
 from rl.planner import rollout_plans
-from rl.planning_game import N_CONTEXT, N_LINK, N_NODE, GameRules
+from rl.planning_game import N_CONTEXT, N_LINK, N_NODE
 from rl.policy import build, save
 from rl.topology import Topology
 from rl.vector_env import VectorPlanningEnv

@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from rl.game_rules import GameRules
 from rl.planning_env import DEFAULT_PROBLEMS, Source, observation_space, rules_of, topologies_of
-from rl.planning_game import GameRules, PlanningGame
+from rl.planning_game import PlanningGame
 from surco.errors import InvalidInputError
 
 

@@ -151,6 +151,26 @@ def test_removals_take_away_only_what_no_known_cut_needs() -> None:
     assert removed > 3
 
 
+def test_removals_beside_a_smaller_network() -> None:
+    """Padded cuts need nothing and free nothing: removals keep every cut that was kept, without a warning."""
+    batch, rng = VectorPlanningEnv(6, [drawn(0), drawn(1, nodes=7)], allow_remove=True), np.random.default_rng(2)
+    observation, _ = batch.reset(seed=0, options={"problem": [0, 1, 0, 1, 0, 1]})
+    heads = batch.game.rules.heads
+    removed = 0
+    for _ in range(60):
+        actions = an_action(observation["action_mask"], rng)
+        is_removal = actions % heads >= heads // 2
+        before = batch.game.cuts.rows @ batch.game.units[:, :, None]
+        kept = before[..., 0] >= batch.game.cuts.rhs
+        playing = ~batch._ended
+        observation, *_ = batch.step(actions)
+        after = (batch.game.cuts.rows[:, : kept.shape[1]] @ batch.game.units[:, :, None])[..., 0]
+        rows = is_removal & playing & ~batch._ended
+        removed += int(rows.sum())
+        assert (after >= batch.game.cuts.rhs[:, : kept.shape[1]] - 1e-6)[rows][kept[rows]].all()
+    assert removed > 0
+
+
 def test_a_batch_plays_like_single_environments() -> None:
     instances = [drawn(2, nodes=5), drawn(4, nodes=6)]
     padding = (6, 9)
