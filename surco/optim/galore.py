@@ -110,6 +110,11 @@ class GaLore(Optimizer):
         process_group: ProcessGroup | None = None,
         has_local_gradients: bool = False,
     ) -> None:
+        if process_group is not None and not isinstance(process_group, ProcessGroup):
+            raise InvalidInputError(
+                f"Expected `process_group` to be a group of torch.distributed, such as dist.group.WORLD, or None; "
+                f"got {process_group!r}."
+            )
         self._places: dict[int, int] = {}  # id of a parameter -> number of its group
         self.process_group = process_group
         self.has_local_gradients = has_local_gradients

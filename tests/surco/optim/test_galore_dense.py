@@ -373,3 +373,8 @@ def test_compiled_rule_equals_the_fused_one():
     for weight, implementation in zip(weights, ("fused", "compile"), strict=True):
         run(GaLore([weight], rank=4, implementation=implementation), weight, gradients)
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_process_group_is_a_process_group():
+    with pytest.raises(InvalidInputError, match="process_group"):
+        GaLore([torch.nn.Parameter(torch.zeros(4, 3))], rank=2, process_group=3)  # type: ignore[arg-type]
