@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "family": family.id,
             "priors": [dict(prior.training) for prior in priors],
             "instances": done + 1,
+            "first": arguments.first,
             "regret": measure_of,
             "table": {name: {k: summary(v) for k, v in cells.items()} for name, cells in rows.items()},
             "raw": rows,
@@ -263,7 +264,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     """Mean and its standard error."""
     array = np.array(values)
     error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.nan
-    return {"mean": float(array.mean()), "error": error, "worst": float(array.max())}
+    return {"mean": float(array.mean()), "error": error, "worst": float(array.max()), "instances": len(array)}
 
 
 def markdown(result: dict[str, Any], wanted: Sequence[int]) -> str:
@@ -285,10 +286,16 @@ def markdown(result: dict[str, Any], wanted: Sequence[int]) -> str:
             errors = [table[name][calls]["error"] for name in members if calls in table[name]]
             if not means:
                 cells.append("")
-            elif len(means) == 1:
-                cells.append(f"{means[0]:.3f} ± {errors[0]:.3f}")
+                continue
+            count = min(
+                table[name][calls].get("instances", result["instances"]) for name in members if calls in table[name]
+            )
+            fewer = f" [{count}]" if count < result["instances"] else ""
+            if len(means) == 1:
+                cells.append(f"{means[0]:.3f} ± {errors[0]:.3f}{fewer}")
             else:
-                cells.append(f"{np.mean(means):.3f} ({min(means):.3f} to {max(means):.3f}; ± {np.mean(errors):.3f})")
+                spread = f"{min(means):.3f} to {max(means):.3f}; ± {np.mean(errors):.3f}"
+                cells.append(f"{np.mean(means):.3f} ({spread}){fewer}")
         lines.append(f"| {group} | " + " | ".join(cells) + " |")
     share = min(result["feasible"].values(), default=1.0)
     lines += ["", f"feasible: {share:.0%} in the worst row; {result['cpu_seconds']:.0f} CPU s"]

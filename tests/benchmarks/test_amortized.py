@@ -3,6 +3,7 @@ import json
 import pytest
 
 from benchmarks.amortized import main
+from benchmarks.amortized_join import main as join
 
 FAMILY = "paths/grid-5-paper-v0"
 
@@ -29,3 +30,26 @@ def test_a_table_of_some_rows_goes_on_where_it_was_cut(tmp_path, capsys):
     assert again["instances"] == 3
     with pytest.raises(SystemExit, match="another command"):
         main([*command, "--calls", "1"])
+
+
+def test_a_table_in_parts_is_the_whole_table(tmp_path, capsys):
+    def table(first, count, calls):
+        out = tmp_path / f"{first}-{count}.json"
+        rows = ["--calls", *calls, "--long", "0", "--rows", "linear", "random", "--out", str(out)]
+        assert main([FAMILY, "--instances", str(count), "--first", str(first), *rows]) == 0
+        return json.loads(out.read_text())
+
+    table(1, 2, ["1", "5"])
+    table(3, 1, ["1"])
+    whole = table(0, 4, ["1", "5"])
+    table(0, 1, ["1", "5"])
+    parts = [str(tmp_path / name) for name in ("0-1.json", "1-2.json", "3-1.json")]
+    capsys.readouterr()
+    assert join([*parts, "--out", str(tmp_path / "joined.json")]) == 0
+    assert "[3]" in capsys.readouterr().out  # the cell of five calls lacks an instance
+    found = json.loads((tmp_path / "joined.json").read_text())
+    assert found["instances"] == 4
+    assert found["raw"]["random"]["5"] == whole["raw"]["random"]["5"][:3]
+    assert found["table"]["random"]["1"]["instances"] == 4
+    with pytest.raises(ValueError, match="in common"):
+        join([parts[0], parts[0], "--out", str(tmp_path / "twice.json")])
