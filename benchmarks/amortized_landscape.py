@@ -156,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "tables": tables,
                 "cpu_seconds": time.process_time() - begun,
                 **provenance.origin(argv, "python -m benchmarks.amortized_landscape"),
+                "command": f"python -m benchmarks.amortized_landscape --instances {arguments.instances} "
+                f"--objective-calls {limit} --out FILE",
             }
             write_text(arguments.out, json.dumps(result, indent=1))
     return 0
