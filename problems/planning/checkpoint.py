@@ -75,10 +75,10 @@ def restore(engine: Decomposition, path: str | Path) -> None:
     if version != VERSION or of != fingerprint(engine.network) or float(state["constant"]) != engine.constant:
         raise InvalidInputError(f"The checkpoint `{path}` is of another network or version. Remove it to begin anew.")
     engine.master.add(state["rows"], state["rhs"], to_lp=False)
-    engine.metric_cuts += [
+    engine.metric_cuts.extend(
         MetricCut(int(s), w, float(b))
         for s, w, b in zip(state["cut_scenario"], state["cut_weights"], state["cut_rhs"], strict=True)
-    ]
+    )
     if len(state["best"]):
         engine.offer_checked(state["best"])
     engine.lower = max(engine.lower, min(float(state["lower"]), engine.upper))

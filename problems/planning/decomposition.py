@@ -12,22 +12,18 @@ import numpy as np
 
 from problems.planning.checkpoint import restore, save
 from problems.planning.construction import cover_cuts, keeps_rules, repair, shortest_path_plan, trim
-from problems.planning.cuts import CutsetPool, cutset_pool, joined, strengthen
+from problems.planning.cut_store import CutStore
 from problems.planning.explanation import explain_rules, refuse_if_hopeless
-from problems.planning.gating import depth_of, gate_of_variables, gated_depths, gated_row, narrow_sets
 from problems.planning.master import Master
 from problems.planning.network import Array, Network
 from problems.planning.parallel import MapPool, PooledSurvival
 from problems.planning.separation import Answer
-from problems.planning.survival import Deadline, MetricCut, Survival, metric_cut
-from problems.planning.translation import Translator, deepest
+from problems.planning.survival import Deadline, MetricCut, Survival
 from surco.errors import InfeasibleError
 
 _LOG = logging.getLogger(__name__)
 CORE_WEIGHT = 0.5  # of the core in the points that are separated
 ROUND = 4  # failing scenarios after which the master is asked again
-TRANSLATED = 4
-MOST_TRANSLATIONS = 30
 CROSSING_GAP = 0.01  # with set-up prices, plans are crossed while the gap is larger
 
 
@@ -92,11 +88,8 @@ class Decomposition:
         self.survival = (
             Survival(network, backend=backend) if pool is None else PooledSurvival(network, pool, backend=backend)
         )
-        self._translator = Translator(network, self.survival.binding)
         self.master = Master(network, backend=backend)
-        self.metric_cuts: list[MetricCut] = []
-        self._gate_of = gate_of_variables(network)
-        self._is_gated = bool((self._gate_of >= 0).any())
+        self.cuts = CutStore(network, self.master, self.survival.binding, largest=cutset_size, most=most_cutsets)
         self.constant = constant
         self.lower = constant if (network.cost >= 0.0).all() else -np.inf
         self.best: Array | None = None
@@ -105,8 +98,6 @@ class Decomposition:
         self.root_point: Array | None = None
         self.core: Array | None = None
         self._recent: dict[int, int] = {}
-        self._cutset_options = (cutset_size, most_cutsets)
-        self._pool: CutsetPool | None = None
         self._start = start
         self._deadline, self._callback, self._wants_stop = Deadline(None), None, False
         self._checkpoint: Path | None = None
@@ -155,7 +146,7 @@ class Decomposition:
         self._checkpoint, self._checkpoint_seconds = None, checkpoint_seconds
         if checkpoint is not None:
             self._checkpoint, self._saved_at = Path(checkpoint), self._seconds_before
-            if self._pool is None and self._checkpoint.is_file():
+            if self.cuts.pool is None and self._checkpoint.is_file():
                 restore(self, self._checkpoint)
         try:
             return self._work(is_root_only=is_root_only)
@@ -224,10 +215,9 @@ class Decomposition:
 
     def prepare(self) -> None:
         """Cutset pool and first plans; ``run`` does it too. Raises ``InfeasibleError`` where no plan can survive."""
-        if self._pool is not None:
+        if self.cuts.pool is not None:
             return
-        size, most = self._cutset_options
-        self._pool = cutset_pool(self.network, largest=size, most=most)
+        self.cuts.fill()
         network = self.network
         refuse_if_hopeless(network, self.survival)
         start = self._start
@@ -242,61 +232,18 @@ class Decomposition:
 
     # ------------------------------------------------------------------ cuts
 
+    @property
+    def metric_cuts(self) -> list[MetricCut]:
+        """Metric cuts found so far, on links, unrounded."""
+        return self.cuts.metric_cuts
+
     def add_metric_cuts(self, found: Sequence[tuple[int, Answer]], x: Array) -> int:
-        """Store the metric cuts of answers, and those that they make for other scenarios; returns how many cut x off.
+        """See :meth:`CutStore.add_metric_cuts`."""
+        return self.cuts.add_metric_cuts(found, x)
 
-        Each is rounded to be deep at ``x``.
-        """
-        hits = self._add_rounded([metric_cut(self.network, scenario, answer) for scenario, answer in found], x)
-        if found and self._translator.is_worthwhile:
-            order = sorted(found, key=lambda item: -item[1].shortfall / float(item[1].lengths.sum()))  # type: ignore
-            hits += self._add_rounded(deepest(self._translator, order[:TRANSLATED], x, most=MOST_TRANSLATIONS), x)
-        return hits
-
-    def _add_rounded(self, cuts: Sequence[MetricCut], x: Array) -> int:
-        rows, values = [], []
-        hits = 0
-        for cut in cuts:
-            self.metric_cuts.append(cut)
-            row = self.network.to_variables(cut.weights)
-            rhs = cut.rhs - float(cut.weights @ self.network.offset)
-            if rhs <= 1e-9 * (1.0 + cut.rhs):
-                continue
-            best_row, best_rhs = strengthen(row, rhs, x)
-            if self._is_gated:
-                opened = gated_row(self._gate_of, row, rhs, x)
-                opened_row, opened_rhs = strengthen(opened, rhs, x)
-                if depth_of(opened_row, opened_rhs, x) > depth_of(best_row, best_rhs, x):
-                    best_row, best_rhs = opened_row, opened_rhs
-            rows.append(best_row)
-            values.append(best_rhs)
-            hits += bool(best_rhs - best_row @ x > 1e-6 * (1.0 + abs(best_rhs)))
-        if rows:
-            self.master.add(np.array(rows), np.array(values))
-        return hits
-
-    def add_cutsets(self, x: Array, *, most: int = 60) -> int:
-        """Add the deepest cutset cuts that x [n] violates, one per node set; returns how many."""
-        assert self._pool is not None
-        pool = self._pool
-        if not len(pool.rhs):
-            return 0
-        depth = pool.rhs - pool.rows @ x
-        if self._is_gated:
-            depth = np.maximum(depth, gated_depths(self._gate_of, pool.rows, pool.rhs, x))
-        violated = np.flatnonzero(depth > 1e-4)
-        if not len(violated):
-            return 0
-        norm = np.linalg.norm(pool.rows[violated], axis=1)
-        order = violated[np.argsort(-depth[violated] / norm)]
-        _, first = np.unique(pool.node_set[order], return_index=True)
-        chosen = order[np.sort(first)][:most]
-        rows = pool.rows[chosen]
-        if self._is_gated:
-            pairs = zip(rows, pool.rhs[chosen], strict=True)
-            rows = np.array([gated_row(self._gate_of, row, rhs, x) for row, rhs in pairs])
-        self.master.add(rows, pool.rhs[chosen])
-        return len(chosen)
+    def add_cutsets(self, x: Array) -> int:
+        """See :meth:`CutStore.add_cutsets`."""
+        return self.cuts.add_cutsets(x)
 
     # ------------------------------------------------------------------ relaxation
 
@@ -308,37 +255,10 @@ class Decomposition:
                 raise InfeasibleError(explain_rules(self.network, self.master)) from None
             self._raise_lower(value)
             hits = self.add_cutsets(x)
-            if self._is_gated:
-                hits += self._add_gated(x)
+            if self.cuts.is_gated:
+                hits += self.cuts.add_gated(x)
             if not hits or self._is_finished():
                 return x
-
-    def _add_gated(self, x: Array, *, most: int = 40) -> int:
-        """For links with set-up prices: known metric cuts in the form that is deepest now, and new narrow node sets."""
-        assert self._pool is not None
-        sets = narrow_sets(self.network, x)
-        if len(sets):
-            known = {row.tobytes() for row in self._pool.sets}
-            sets = np.array([row for row in sets if row.tobytes() not in known]).reshape(-1, sets.shape[1])
-        if len(sets):
-            self._pool = joined(self._pool, cutset_pool(self.network, sets=sets))
-            return self.add_cutsets(x)
-        if not self.metric_cuts:
-            return 0
-        weights = np.array([cut.weights for cut in self.metric_cuts])
-        rows = self.network.to_variables(weights)
-        rhs = np.array([cut.rhs for cut in self.metric_cuts]) - weights @ self.network.offset
-        rows, rhs = rows[rhs > 0.0], rhs[rhs > 0.0]
-        depth = gated_depths(self._gate_of, rows, rhs, x) / np.maximum(rhs, 1e-12)
-        chosen = np.argsort(-depth)[:most]
-        better, values = [], []
-        for k in chosen[depth[chosen] > 1e-3]:
-            row, value = strengthen(gated_row(self._gate_of, rows[k], float(rhs[k]), x), float(rhs[k]), x)
-            better.append(row)
-            values.append(value)
-        if better:
-            self.master.add(np.array(better), np.array(values))
-        return len(better)
 
     def _root(self) -> None:
         stalled, last = 0, -np.inf
@@ -428,7 +348,7 @@ class Decomposition:
             return
         self.add_metric_cuts(found, x)
         self.improve(x)
-        if self._is_gated and self.bounds.gap > max(CROSSING_GAP, self.tolerance):
+        if self.cuts.is_gated and self.bounds.gap > max(CROSSING_GAP, self.tolerance):
             self._cross(x)
 
     def _cross(self, x: Array) -> None:
