@@ -57,7 +57,8 @@ def sections(
         shapes = (
             [(2000, 64, 8), (600, 600, 32)] if small else [(1_000_000, 128, 16), (4096, 4096, 128), (8192, 1024, 128)]
         )
-        yield "refresh", galore_kernels.refresh_rows(shapes, ["k^-0.5", "k^-1", "rank 8", "noise"], device)
+        kinds = ["k^-0.5", "k^-1", "rank 8", "noise"]
+        yield "refresh", galore_kernels.refresh_rows(shapes, kinds, device, repeats=5 if small else 11)
         wide = {"width": 300, "rank": 16, "steps": 40} if small else {}
         yield "refresh on training gradients", galore_kernels.drift_rows(device, **wide)
     elif name == "scale":

@@ -171,7 +171,7 @@ def power_subspace(
     projected = matrix @ block
     ritz = projected.square().sum(dim=0).sort(descending=True).values
     energy = float(ritz[:rank].sum())
-    for _ in range(max_rounds):
+    for count in range(max_rounds):
         block = orthonormalize(_filtered(matrix, block, projected, ritz.tolist(), rank))
         projected = matrix @ block
         found = eigen_decomposition(projected.T @ projected)
@@ -180,7 +180,8 @@ def power_subspace(
         block, projected = block @ found[1], projected @ found[1]
         ritz = projected.square().sum(dim=0)
         last, energy = energy, float(ritz[:rank].sum())
-        if energy - last <= tolerance * energy:
+        # A random start can gain little in its first round and still lack a thousandth: it gets a second.
+        if energy - last <= tolerance * energy and (start is not None or count > 0):
             break
     top = float(ritz[0])
     return Subspace(block[:, :rank].contiguous(), energy / total, total / top if top > 0 else float("inf"))
