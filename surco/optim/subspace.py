@@ -137,7 +137,7 @@ def random_subspace(matrix: Tensor, rank: int, *, seed: int) -> Subspace | None:
 
 
 def power_subspace(
-    matrix: Tensor, rank: int, start: Tensor | None, *, seed: int = 0, tolerance: float = 4e-3, max_rounds: int = 6
+    matrix: Tensor, rank: int, start: Tensor | None, *, seed: int = 0, tolerance: float = 1e-3, max_rounds: int = 6
 ) -> Subspace | None:
     """Orthogonal iteration on G'G, filtered by Chebyshev polynomials, from an old basis or from a random sketch.
 
@@ -152,7 +152,7 @@ def power_subspace(
         rank: columns of the basis.
         start: old basis [n, r], or None.
         seed: of the sketch.
-        tolerance: stop when a round adds less than this share of the energy; the rest is a small part of it.
+        tolerance: stop when a round adds less than this share of the energy; the rest is at most about as much.
         max_rounds: at most so many.
 
     Returns:
