@@ -124,7 +124,8 @@ def sections(carry: Path, *, is_large: bool) -> Iterator[tuple[str, Iterable[Row
     yield "refresh on training gradients", galore_kernels.drift_rows(CPU, width=768, rank=64, steps=61, gap=20)
     yield "dense step", galore_kernels.dense_rows(galore_kernels.BLOCK, [32, 128, 256], CPU, carry, repeats=15)
     counts = [1_000_000] + ([16_000_000] if is_large else [])
-    yield "sparse step", galore_kernels.sparse_rows(counts, 64, 16, CPU, touched=4000)
+    for batches in (4, 64):  # few, whose rows stay in the caches, and many, whose rows do not
+        yield "sparse step", galore_kernels.sparse_rows(counts, 64, 16, CPU, touched=4000, batches=batches)
     yield "kill -9 and resume", galore_resume.resume_rows()
 
 

@@ -177,10 +177,18 @@ def dense_rows(
 
 
 def sparse_rows(
-    row_counts: list[int], dim: int, rank: int, device: torch.device, *, touched: int, repeats: int = 30
+    row_counts: list[int],
+    dim: int,
+    rank: int,
+    device: torch.device,
+    *,
+    touched: int,
+    repeats: int = 30,
+    batches: int = 4,
 ) -> Iterator[Row]:
     """Ordinary step on tables of different size with the same number of distinct touched rows and repeated lookups.
 
+    The rows are uniform, the worst case: with many ``batches`` in turn no cache holds them from one visit to the next.
     An optimizer that runs out of memory has a row that says so.
     """
     makers = {
@@ -193,13 +201,20 @@ def sparse_rows(
         weight = nn.Parameter(torch.zeros(rows, dim, device=device))
         generator = torch.Generator(device).manual_seed(0)
         gradients = []
-        for _ in range(4):
+        for _ in range(batches):
             distinct = torch.randint(rows, (touched,), device=device, generator=generator).unique()
             index = torch.cat([distinct, distinct[: touched // 2]])  # every second row is looked up twice
             values = torch.randn(len(index), dim, device=device, generator=generator) * 0.01
             gradients.append(torch.sparse_coo_tensor(index[None], values, (rows, dim), check_invariants=False))
         for name, make in makers.items():
-            row: Row = {"rows": rows, "dim": dim, "rank": rank, "touched": touched, "optimizer": name}
+            row: Row = {
+                "rows": rows,
+                "dim": dim,
+                "rank": rank,
+                "touched": touched,
+                "batches": batches,
+                "optimizer": name,
+            }
             try:
                 row |= _sparse_row(make(weight), weight, gradients, repeats)
             except torch.OutOfMemoryError:
@@ -229,5 +244,7 @@ def _sparse_row(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradient
     if isinstance(optimizer, GaLore):
         state = optimizer.state[weight]
         basis = state["basis"]
-        row["rotation_ms"] = median(times_ms(lambda: rotate_moments(state, basis, basis, 1), repeats=3, device=device))
+        row["rotation_ms"] = median(
+            times_ms(lambda: rotate_moments(state, basis, basis, 1), repeats=3, device=device, warm_up=1)
+        )
     return row
