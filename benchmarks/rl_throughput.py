@@ -64,7 +64,7 @@ def measure(row: str, environment: str, envs: int) -> dict[str, float]:
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         train(config_of(environment, row, envs), folder, progress=lines.append)
-    kept = lines[WARM:]
+    kept = lines[WARM : WARM + MEASURED]  # whole iterations, as of the others: the native trainer's last is a rest
     steps = kept[-1]["steps"] - lines[WARM - 1]["steps"]
     return {"steps": steps, "cpu_s": sum(line["cpu_s"] for line in kept)}
 
@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sb3-python", default="", help="interpreter that has sb3-contrib; without it that row is left out"
     )
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(words)
     if arguments.row:
         sys.stdout.write(json.dumps(measure(arguments.row, arguments.environments[0], arguments.envs)) + "\n")
         return 0
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "iterations": {"warm": WARM, "measured": MEASURED},
         "rows": table,
         "provenance": {
-            **provenance.origin(program="python -m benchmarks.rl_throughput"),
+            **provenance.origin(without_paths(words), "python -m benchmarks.rl_throughput"),
             "load_average": os.getloadavg(),
         },
     }
@@ -126,6 +127,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         write_text(arguments.out, text)
     return 0
+
+
+def without_paths(words: Sequence[str]) -> list[str]:
+    """Words of the command with placeholders for what is a path of this machine.
+
+    >>> without_paths(["--sb3-python", "/home/me/bin/python", "--out=here.json"])
+    ['--sb3-python', 'PYTHON', '--out=FILE']
+    """
+    places = {"--sb3-python": "PYTHON", "--out": "FILE"}
+    found: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        name, is_joined, _ = word.partition("=")
+        found.append(places.get(before, f"{name}={places[name]}" if is_joined and name in places else word))
+    return found
 
 
 def _run(python: str, row: str, environment: str, envs: int) -> float:

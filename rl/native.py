@@ -170,7 +170,8 @@ class _Run:
     def iterate(self, limit: int) -> dict[str, Any]:
         """Play, learn, and describe it."""
         started, wall = time.process_time(), time.monotonic()
-        horizon = max(1, math.ceil(self.settings.steps_per_iteration / self.num_envs))
+        wanted = min(self.settings.steps_per_iteration, limit - self.steps)  # the last iteration plays what is left
+        horizon = max(1, math.ceil(wanted / self.num_envs))
         self.policy.train()
         if self.crew is not None:
             rollout = joined(self.crew.collect(self.policy, horizon))
