@@ -155,6 +155,7 @@ class _Run:
         self.steps = self.iteration = 0
         self.target_kl, self.value_warmup, self.anneal_to = 0.03, 0, 0
         self.best = math.inf
+        self.real_share = 1.0  # of the steps of slots, those that were no resets; of the last iteration
         self.journal: list[dict[str, Any]] = []
         self.collector: Collector | None = None
         self.crew: Any = None
@@ -170,14 +171,14 @@ class _Run:
     def iterate(self, limit: int) -> dict[str, Any]:
         """Play, learn, and describe it."""
         started, wall = time.process_time(), time.monotonic()
-        wanted = min(self.settings.steps_per_iteration, limit - self.steps)  # the last iteration plays what is left
-        horizon = max(1, math.ceil(wanted / self.num_envs))
+        horizon = self._horizon(limit - self.steps)
         self.policy.train()
         if self.crew is not None:
             rollout = joined(self.crew.collect(self.policy, horizon))
         else:
             assert self.collector is not None
             rollout = self.collector.collect(self.policy, horizon)
+        self.real_share = max(0.1, rollout.n_steps / rollout.is_real.numel())
         rollout = _at_most(rollout, limit - self.steps)
         sampled = time.process_time()
         figures = self._learn(rollout)
@@ -201,6 +202,16 @@ class _Run:
             "steps_per_cpu_s": rollout.n_steps / max(used, 1e-9),
         }
 
+    def _horizon(self, left: int) -> int:
+        """Steps of every slot: of a whole iteration, or what ends the run if about one iteration is left.
+
+        Slots that only reset count no step, so the last iteration is a little longer and its surplus is dropped; a
+        remainder of a few steps would be a gradient of noise.
+        """
+        usual = self.settings.steps_per_iteration
+        wanted = usual if left > 1.25 * usual else math.ceil(1.02 * left / self.real_share)
+        return max(1, math.ceil(wanted / self.num_envs))
+
     # ------------------------------------------------------------------ learning
 
     def _learn(self, rollout: Rollout) -> dict[str, float]:
@@ -218,7 +229,8 @@ class _Run:
         advantage, target = advantage.reshape(-1)[real], target.reshape(-1)[real]
         spread = float(advantage.std()) if len(real) > 1 else 1.0
         normalized = (advantage - advantage.mean()) / max(spread, 1e-8)
-        explained = 1.0 - float((target - rollout.value.reshape(-1)[real]).var()) / max(float(target.var()), 1e-12)
+        missed, spread_of = target - rollout.value.reshape(-1)[real], target.var(unbiased=False)
+        explained = 1.0 - float(missed.var(unbiased=False)) / max(float(spread_of), 1e-12)
         weight = 0.0 if self.iteration < self.value_warmup else 1.0
         sums, count, epochs = {"policy_loss": 0.0, "value_loss": 0.0, "entropy": 0.0, "kl": 0.0}, 0, 0
         for _ in range(settings.epochs):
@@ -277,6 +289,7 @@ class _Run:
             "steps": self.steps,
             "iteration": self.iteration,
             "best": self.best,
+            "real_share": self.real_share,
             "policy": dict(self.policy.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -302,6 +315,7 @@ class _Run:
             raise ResumeError(f"The checkpoint in `{folder}` is of another policy: {error}.") from error
         self.generator.set_state(state["generator"])
         self.steps, self.iteration, self.best = state["steps"], state["iteration"], state["best"]
+        self.real_share = state.get("real_share", 1.0)
         self.journal = list(state["journal"])
         source = self.collector if self.collector is not None else self.crew
         source.restore(state["players"])

@@ -201,3 +201,17 @@ assert "ray" not in sys.modules, "ray was imported"
         [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_run_ends_with_a_whole_iteration_and_not_with_a_remainder() -> None:
+    lines: list[dict[str, Any]] = []
+    train(
+        lambda seed: Corridor(16, seed),
+        a_policy(),
+        steps=3 * 192,  # of the 256 slots' steps of an iteration a quarter only reset
+        seed=0,
+        settings=PpoSettings(steps_per_iteration=256, minibatch=64, epochs=1),
+        callback=lines.append,
+    )
+    assert lines[-1]["steps"] == 3 * 192
+    assert [line["steps"] for line in lines] == [192, 384, 576]
