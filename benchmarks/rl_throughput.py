@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", choices=ROWS, help="measure one row in this process and print it")
     parser.add_argument("--environments", nargs="*", default=list(ENVIRONMENTS), choices=list(ENVIRONMENTS))
     parser.add_argument("--envs", type=int, default=64)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, help="rows of the table")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--sb3-python", default="", help="interpreter that has sb3-contrib; without it that row is left out"
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.row:
         sys.stdout.write(json.dumps(measure(arguments.row, arguments.environments[0], arguments.envs)) + "\n")
         return 0
-    rows = [row for row in ROWS if row != "sb3" or arguments.sb3_python]
+    rows = [row for row in arguments.rows if row != "sb3" or arguments.sb3_python]
     found: dict[str, dict[str, list[float]]] = {name: {row: [] for row in rows} for name in arguments.environments}
     for name in arguments.environments:
         for _ in range(arguments.repeats):

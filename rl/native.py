@@ -150,7 +150,7 @@ class _Run:
         worker_options: Mapping[str, Any] | None,
     ) -> None:
         self.policy, self.settings, self.seed = policy.to(device), settings, seed
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=settings.step_size)
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=settings.step_size, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = self.iteration = 0
         self.target_kl, self.value_warmup, self.anneal_to = 0.03, 0, 0
