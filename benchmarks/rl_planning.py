@@ -1,4 +1,4 @@
-"""Tables of learned network planning: plans, whatif, throughput; one a command.
+"""Tables of learned network planning: plans and throughput, one a command; what-if is ``benchmarks.rl_whatif``.
 
     python -m benchmarks.rl_planning plans --networks polska nobel-germany
 
@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,48 +186,6 @@ def plans(
                 yield from rows()
 
 
-def whatif(
-    name: str, count: int, *, policy: torch.nn.Module, sigma: float, known: int, exact_sample: int
-) -> Iterator[Row]:
-    """Demand scenarios on one network: the agent against the exact engine, cold and started from the base's optimum.
-
-    The exact engine plans the first ``exact_sample`` of them.
-    """
-    base = from_topohub(name)
-    network = compile_instance(base)
-    engine = Decomposition(network, tolerance=TOLERANCE)
-    engine.run(60.0, clock=time.process_time)
-    start = engine.best
-    assert start is not None
-    # a plan for half as much again survives what the scenarios ask for, mostly; it is checked before it counts
-    generous = np.ceil(1.5 * start)
-    for k in range(known, count):
-        rng = np.random.default_rng([k, 71])
-        demands = tuple(replace(d, gbps=d.gbps * float(rng.lognormal(0.0, sigma))) for d in base.demands)
-        instance = replace(base, name=f"{name}-{k}", demands=demands)
-        begin = time.process_time()
-        changed = compile_instance(instance)
-        compiled = time.process_time() - begin
-        row: Row = {"network": name, "scenario": k}
-        for label, samples in (("policy + trim + exchanges", 0),):
-            fresh = Decomposition(changed, tolerance=TOLERANCE, cutset_size=4, most_cutsets=1000)
-            begin = time.process_time()
-            found = first_stage(fresh, policy, samples=samples, trims=3)
-            row[f"{label}, cpu_s"] = compiled + time.process_time() - begin
-            row[f"{label}, cost"] = judged(instance, changed, found.polished)
-        for label, begin_with in (("exact", None), ("exact, warm", generous)):
-            if k >= exact_sample:
-                break
-            begin = time.process_time()
-            solver = Decomposition(changed, tolerance=1e-3, start=begin_with)
-            bounds = solver.run(60.0, clock=time.process_time)
-            row[f"{label}, cpu_s"] = compiled + time.process_time() - begin
-            assert solver.best is not None
-            row[f"{label}, cost"] = judged(instance, changed, solver.best)
-            row["bound"] = max(row.get("bound", 0.0), bounds.lower)
-        yield row
-
-
 def throughput(name: str, *, steps: int) -> Iterator[Row]:
     """Steps per CPU second of random allowed actions: plain environment and batches, proving all plans or some."""
 
@@ -291,15 +248,12 @@ def store(out: Path, key: str, rows: list[Row], about: dict[str, Any]) -> None:
 def main() -> None:
     """The commands."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=("plans", "whatif", "throughput"))
+    parser.add_argument("table", choices=("plans", "throughput"))
     parser.add_argument("--networks", nargs="+", default=list(HELD_OUT))
     parser.add_argument("--policy", help="folder of the policy; default the one of the package")
     parser.add_argument("--exact-seconds", type=float, default=60.0, help="CPU seconds of the exact engine")
     parser.add_argument("--alphas", type=float, nargs="+", default=list(ALPHAS), help="of the second stage")
     parser.add_argument("--only", default="", help="first word of the rows wanted: exact, greedy, policy, random")
-    parser.add_argument("--scenarios", type=int, default=40)
-    parser.add_argument("--exact-sample", type=int, default=40, help="scenarios that the exact engine plans too")
-    parser.add_argument("--sigma", type=float, default=0.25, help="of the logarithm of a demand's factor")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/reference/rl_planning.json"))
     options = parser.parse_args()
@@ -321,12 +275,6 @@ def main() -> None:
             alphas=tuple(options.alphas),
             only=options.only,
             known=known,
-        )
-    elif options.table == "whatif":
-        name = options.networks[0]
-        done = sum(row["network"] == name for row in rows)
-        found = whatif(
-            name, options.scenarios, policy=policy, sigma=options.sigma, known=done, exact_sample=options.exact_sample
         )
     else:
         rows = []
