@@ -39,7 +39,8 @@ metrics 0.28 and 0.40 by the literature's loss, 0.13 and 0.20 by the margin), so
 deep`` and ``square`` go on, too, from the first step; two seeds of the converter on a 20 nm grid (1265 and 1295 nm,
 circle of 100 nm, 240 steps) ended at 0.56 and 0.87 by ``deep``, at 0.61 and 0.65 by ``square``, at 0.22 and 0.39 by the
 literature's loss. ``--anneal F`` lets the step fall to F times its size over the run, along a cosine; there that ended
-lower for each of them.
+lower for each of them. ``norm`` and ``tight`` are for devices whose windows differ much in width (demultiplexer,
+splitter), where ``deep`` asks the wide ones for too much and ``square`` may end with no transmission at all.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ from benchmarks.photonics_campaign_setup import Exteriors, problem_id
 from problems.photonics import DOMAIN, PhotonicProblem
 
 logger = logging.getLogger("gpu_photonics_campaign")
-DEVICES = ("mode-converter", "bend", "power-splitter", "wdm", "beam-splitter")
+DEVICES = ("mode-converter", "bend", "power-splitter", "wdm", "wdm-6400nm", "beam-splitter")
 CELLS = (
     "mode-converter:6,20,18,16,8,10,12,14", "wdm:8", "beam-splitter:8", "bend:8,20", "power-splitter:8",
     "wdm:6,10,14", "beam-splitter:6,10,14,20", "bend:6,10,14,18",

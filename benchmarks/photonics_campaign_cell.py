@@ -19,7 +19,7 @@ from benchmarks.photonics_campaign_objective import Objective
 from problems.photonics import PhotonicProblem
 
 BETAS = (0.667, 0.9)
-KINDS = ("spec", "margin", "square", "deep")
+KINDS = ("spec", "margin", "square", "deep", "norm", "tight")
 
 
 @dataclass(slots=True)

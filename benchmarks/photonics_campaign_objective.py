@@ -18,13 +18,15 @@ class Objective:
     metric is 1 - max(1 + d / window), it is that metric with squares in place of the maximum. ``deep`` is the
     literature's loss for windows that begin at 0.9 of their depth, softplus((d + 0.9 depth) / smallest window)^2; the
     depth is the window if that has one bound, and half of it if it has two. ``norm`` is the 6-norm, over ports and
-    wavelengths, of what ``square`` squares: nearly one minus the metric, with a slope at every bound.
+    wavelengths, of what ``square`` squares: nearly one minus the metric, with a slope at every bound. ``tight`` is the
+    literature's loss for windows that are tighter by the smallest window: a reflection then is pressed down to zero,
+    while a wide window still asks for no more than a percent beyond its bound.
 
     Args:
         spec: windows.
         wavelengths: how many.
         device: of S.
-        kind: ``spec``, ``margin``, ``square``, ``deep`` or ``norm``.
+        kind: ``spec``, ``margin``, ``square``, ``deep``, ``norm`` or ``tight``.
         sharpness: k.
     """
 
@@ -36,9 +38,13 @@ class Objective:
         own = self.upper - self.lower
         self.window = own
         smallest = torch.full_like(own, float(own.min()))
-        self.shift = 0.9 * own / torch.where((self.lower > 0) & (self.upper < 1), 2.0, 1.0) if kind == "deep" else 0.0
+        self.shift = {
+            "deep": 0.9 * own / torch.where((self.lower > 0) & (self.upper < 1), 2.0, 1.0), "tight": smallest,
+        }.get(kind, torch.zeros_like(own))  # fmt: skip
         self.is_bounded = ((self.lower > 0) | (self.upper < 1)).to(own.dtype)
-        self.scale, self.sharpness = (smallest, 1.0) if kind in ("spec", "deep") else (own / sharpness, sharpness)
+        self.scale, self.sharpness = (
+            (smallest, 1.0) if kind in ("spec", "deep", "tight") else (own / sharpness, sharpness)
+        )
 
     def distance(self, s: Tensor) -> Tensor:
         """Signed distances [B, L, P] in power of S [B, L, P, 1]."""

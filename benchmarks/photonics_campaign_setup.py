@@ -10,7 +10,6 @@ from types import TracebackType
 import torch
 
 from problems.photonics import DOMAIN
-from problems.photonics.geometry import BUILDERS
 from problems.photonics.simulator import Simulator
 
 
@@ -22,7 +21,7 @@ def problem_id(device: str, grid: str) -> str:
 def condense_one(device: str, grid: str, wavelength_nm: float) -> None:
     """Put the exterior of a device at one wavelength into the cache on disk."""
     torch.set_num_threads(1)
-    Simulator(BUILDERS[device](grid_nm=float(grid), wavelengths_nm=[wavelength_nm]))
+    Simulator(DOMAIN.device_of(DOMAIN.spec_of(problem_id(device, grid), wavelengths_nm=[wavelength_nm])))
 
 
 class Exteriors:

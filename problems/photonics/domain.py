@@ -9,7 +9,7 @@ import numpy as np
 
 from problems.photonics.border import fixed_border
 from problems.photonics.brush import Symmetry, parse_brush
-from problems.photonics.geometry import BUILDERS, LIGHT_WAVELENGTHS_NM, PAPER_WAVELENGTHS_NM
+from problems.photonics.geometry import BUILDERS, LIGHT_WAVELENGTHS_NM, PAPER_WAVELENGTHS_NM, Device
 from problems.photonics.problem import PhotonicProblem
 from problems.photonics.simulator import Simulator
 from problems.photonics.targets import SPECS
@@ -151,16 +151,24 @@ class PhotonicsDomain:
             raise InvalidInputError(f"Expected a photonic spec with a `device`, one of {sorted(BUILDERS)}.")
         return self._build(dict(spec), "cpu")
 
-    def _build(self, spec: dict[str, Any], torch_device: str) -> PhotonicProblem:
+    def device_of(self, spec: Mapping[str, Any]) -> Device:
+        """Geometry of a spec, without brush and simulator.
+
+        Raises:
+            InvalidInputError: no such device, or options that do not fit it.
+        """
         kind = str(spec["device"])
         if kind not in BUILDERS:
             raise InvalidInputError(f"No device `{kind}`.{closest(kind, BUILDERS)}")
         own = {"domain", "device", "id", "brush", "symmetry", "robust", "sweeps", "border"}
         geometry = {key: value for key, value in spec.items() if key not in own}
         try:
-            device = BUILDERS[kind](**geometry)
+            return BUILDERS[kind](**geometry)
         except TypeError as error:
             raise InvalidInputError(f"Expected geometry options of a {kind}: {error}.") from error
+
+    def _build(self, spec: dict[str, Any], torch_device: str) -> PhotonicProblem:
+        device, kind = self.device_of(spec), str(spec["device"])
         try:
             symmetry = Symmetry(str(spec.get("symmetry", "none")))
         except ValueError as error:

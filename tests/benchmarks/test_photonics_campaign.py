@@ -12,10 +12,11 @@ from benchmarks import gpu_photonics_campaign as campaign
 from benchmarks.photonics_campaign_cell import Cell, Group
 from benchmarks.photonics_campaign_objective import Objective
 from benchmarks.photonics_campaign_report import rows_of, table
-from benchmarks.photonics_campaign_setup import Exteriors
+from benchmarks.photonics_campaign_setup import Exteriors, problem_id
 from problems.photonics import DOMAIN
 from problems.photonics.methods import pass_through
 from surco.counted import CountedProblem
+from surco.errors import InvalidInputError
 from surco.ledger import Budget, Ledger
 
 SMALL = [
@@ -171,6 +172,29 @@ def test_deep_and_square_losses_go_on_inside_the_windows():
             assert loss[kind][1] / loss[kind][0] > 1.2 * loss["spec"][1] / loss["spec"][0] > 0, (name, kind)
 
 
+def test_the_norm_is_led_by_the_worst_window():
+    objective = Objective(DOMAIN.make("photonics/wdm-40nm-v0").target, 2, torch.device("cpu"), "norm")
+    power = torch.tensor([[[0.002, 0.7, 0.03], [0.002, 0.004, 0.7]]], dtype=torch.float64, requires_grad=True)
+    s = torch.complex(power.sqrt(), torch.zeros_like(power))[..., None]
+    loss = objective.loss(s)
+    assert loss.item() == pytest.approx(1.0 - objective.metric(s.detach()).item(), rel=1e-3)  # 3 for 0.03 against 0.01
+    (slope,) = torch.autograd.grad(loss.sum(), power)
+    assert slope[0, 0, 2] > 100 * slope.abs()[0, 1].max()
+
+
+def test_the_tight_loss_presses_a_reflection_but_not_a_wide_window():
+    objective = {
+        kind: Objective(DOMAIN.make("photonics/wdm-40nm-v0").target, 2, torch.device("cpu"), kind)
+        for kind in ("spec", "deep", "tight")
+    }
+    power = torch.tensor([[[0.009, 0.7, 0.009], [0.009, 0.009, 0.7]]], dtype=torch.float64, requires_grad=True)
+    s = torch.complex(power.sqrt(), torch.zeros_like(power))[..., None]
+    slope = {kind: torch.autograd.grad(o.loss(s).sum(), power, retain_graph=True)[0] for kind, o in objective.items()}
+    assert slope["tight"][0, 0, 0] > 2 * slope["spec"][0, 0, 0] > 0
+    assert slope["tight"][0, 0, 1].abs() < 1e-3 * slope["tight"][0, 0, 0]
+    assert slope["deep"][0, 0, 1].abs() > 5 * slope["deep"][0, 0, 0]
+
+
 def test_a_failing_cell_does_not_end_the_campaign(tmp_path, monkeypatch):
     run = Cell.run
 
@@ -222,6 +246,7 @@ def test_cells_are_parsed_in_order():
     for text in ("wdm", "wdm:", "wdm:a", "laser:8"):
         with pytest.raises(SystemExit, match="DEVICE:PX"):
             campaign.parse_cells([text])
+    assert campaign.parse_cells(["wdm-6400nm:8"]) == [("wdm-6400nm", 8)]
     everything = campaign.parse_cells(list(campaign.CELLS))
     assert {px for device, px in everything if device == "mode-converter"} == {6, 8, 10, 12, 14, 16, 18, 20}
 
@@ -235,6 +260,15 @@ def test_exteriors_are_condensed_by_processes(tmp_path, monkeypatch):
     before = stored[0].stat().st_mtime_ns
     DOMAIN.make("photonics/bend-40nm-v0", wavelengths_nm=[1270.0])  # finds it: nothing new is stored
     assert [path.stat().st_mtime_ns for path in (tmp_path / "surco" / "photonics").glob("*.npz")] == [before]
+
+
+def test_a_device_is_known_without_its_problem():
+    spec = DOMAIN.spec_of(problem_id("wdm-6400nm", "10"), wavelengths_nm=[1265.0])
+    device = DOMAIN.device_of(spec)
+    assert device.design_shape == (640, 640)
+    assert device.wavelengths_nm == (1265.0,)
+    with pytest.raises(InvalidInputError, match="geometry options"):
+        DOMAIN.device_of(spec | {"radius_nm": 3.0})
 
 
 def test_it_needs_no_solver_and_no_trainer(tmp_path):
