@@ -267,7 +267,7 @@ def test_a_device_is_known_without_its_problem():
     device = DOMAIN.device_of(spec)
     assert device.design_shape == (640, 640)
     assert device.wavelengths_nm == (1265.0,)
-    with pytest.raises(InvalidInputError, match="geometry options"):
+    with pytest.raises(InvalidInputError, match="Unknown device option"):
         DOMAIN.device_of(spec | {"radius_nm": 3.0})
 
 
