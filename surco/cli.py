@@ -127,7 +127,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for name, (_, line) in COMMANDS.items():
         _add(subparsers.add_parser(name, help=line, description=_sentence(line), allow_abbrev=False), name, chosen)
     for name, point in added.items():
-        line = f"from {point.dist.name}" if point.dist is not None else ""
+        line = "" if chosen else _plugin_line(point)  # shown only where no command is chosen
         _add(subparsers.add_parser(name, help=line, allow_abbrev=False), name, chosen, point)
     return parser
 
@@ -138,6 +138,18 @@ def _add(parser: argparse.ArgumentParser, name: str, chosen: str, point: EntryPo
     command: Any = point.load() if point is not None else import_module(f"surco.{COMMANDS[name][0]}")
     command.configure(parser)
     parser.set_defaults(run=command.run)
+
+
+def _plugin_line(point: EntryPoint) -> str:
+    """What a plug-in says of itself: the first line of its docstring, or why it cannot be loaded."""
+    try:
+        text = point.load().__doc__ or ""
+    except Exception as error:  # a broken stranger must not take the help of the others with it
+        text = f"cannot be loaded: {message(error)}"
+    first = next(iter(text.strip().splitlines()), "")
+    usage, _, rest = first.partition("``: ")
+    line = (rest if usage.startswith("``") and rest else first).rstrip(".")
+    return (line or f"from {point.dist.name if point.dist else point.module}").replace("%", "%%")
 
 
 def _sentence(line: str) -> str:

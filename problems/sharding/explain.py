@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from problems.sharding.problem import ShardingProblem
 
 SEARCH_SECONDS = 10.0
+SHOWN = 3  # tables that are explained one by one
 
 
 def explain(problem: ShardingProblem) -> str:
@@ -45,8 +46,8 @@ def _explain_rules(problem: ShardingProblem) -> str:
 
 
 def _explain_large(problem: ShardingProblem) -> str:
-    """Groups that are larger than every device they may be on."""
-    lines = []
+    """Groups that are larger than every device they may be on, the one that lacks most first; the rest by name."""
+    found: list[tuple[float, str, str]] = []
     for g in np.flatnonzero(~np.isfinite(problem.oracle.blocked).any(axis=1)):
         names = [problem.tables[t].name for t in problem.placement.members[g]]
         allowed = np.flatnonzero(problem.placement.allowed[g])
@@ -54,12 +55,18 @@ def _explain_large(problem: ShardingProblem) -> str:
         need, have = problem.oracle.memory[g], problem.capacity_bytes[best]
         what = f"Table {names[0]!r} needs" if len(names) == 1 else f"The colocated tables {names} need together"
         which = "any device" if len(allowed) == len(problem.devices) else "the devices it may be on"
-        lines.append(
+        line = (
             f"{what} {_gib(need)}, more than {which} can hold: the largest, {problem.devices[best].name!r}, offers "
             f"{_gib(have)} after the reserve of {problem.workload.reserve:.0%}. Smallest relaxation: "
             f"{_bytes(need - have)} more usable memory there{_reserve_hint(problem, need - have, best)}, "
             f"a smaller dtype, optimizer state or batch, or a table split by rows or columns."
         )
+        found.append((float(need - have), names[0], line))
+    found.sort(key=lambda item: -item[0])
+    lines = [line for _, _, line in found[:SHOWN]]
+    if len(found) > SHOWN:
+        rest = ", ".join(repr(name) for _, name, _ in found[SHOWN:])
+        lines.append(f"So it is with {len(found) - SHOWN} more, which lack less: {rest}.")
     return "\n".join(lines)
 
 

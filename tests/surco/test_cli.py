@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from surco.cli import main
+from surco.cli import _plugin_line, main
 from tests.surco import toy_domain
 
 KEYS = ("id", "method", "value", "bound", "gap", "is_feasible", "status", "seed")
@@ -226,6 +226,27 @@ def test_other_distributions_add_commands(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "toycount" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("doc", "line"),
+    [
+        ("``surco other X``: does 5 % more.\n\nLong story.", "does 5 %% more"),
+        ("Does other things.", "Does other things"),
+        (None, "from toy"),
+        (ImportError("no numpy"), "cannot be loaded: unexpected ImportError: no numpy"),
+    ],
+)
+def test_help_says_what_a_plugin_does(doc: str | Exception | None, line: str) -> None:
+    class Point:
+        dist = type("Distribution", (), {"name": "toy"})
+
+        def load(self) -> Any:
+            if isinstance(doc, Exception):
+                raise doc
+            return type("Module", (), {"__doc__": doc})
+
+    assert _plugin_line(Point()).startswith(line)  # type: ignore[arg-type]
 
 
 def test_verify_judges_a_saved_result_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,12 @@ def test_one_table_larger_than_any_device():
     assert math.isinf(problem.lower_bound())
 
 
+def test_many_too_large_tables_are_not_explained_one_by_one():
+    text = make([60, 90, 70, 80, 65, 5], [50, 50]).explain_infeasibility()
+    assert [line.split("'")[1] for line in text.splitlines()] == ["t1", "t3", "t2", "t4"]
+    assert text.splitlines()[-1] == "So it is with 2 more, which lack less: 't4', 't0'."
+
+
 def test_too_little_memory_in_all():
     text = check_relaxation(make([30, 30, 30, 30], [55, 55]))
     assert "together offer 110 bytes" in text
