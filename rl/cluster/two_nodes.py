@@ -151,9 +151,14 @@ def _players(mark: str) -> int:
 
 
 def _services(mark: str) -> set[int]:
-    """Processes of a node that live as long as it; idle workers come and go."""
+    """Processes of a node that live as long as it; workers come and go."""
+    return {pid for pid, command in marked_processes(mark).items() if _is_service(command)}
+
+
+def _is_service(command: str) -> bool:
+    """Whether a command line is a service's. A worker that is still starting names its raylet among its arguments."""
     names = ("gcs_server", "raylet", "dashboard", "DashboardAgent", "RuntimeEnvAgent")
-    return {pid for pid, command in marked_processes(mark).items() if any(name in command for name in names)}
+    return "_worker.py" not in command and any(name in command for name in names)
 
 
 def _ask_bystander(bystander: Cluster) -> str:

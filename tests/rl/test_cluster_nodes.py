@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rl.cluster.two_nodes import _is_service
 from rl.ray_processes import marked_processes
 
 DRIVER = """
@@ -46,3 +47,18 @@ def test_a_killed_driver_leaves_no_node(tmp_path: Path, end: str) -> None:
         time.sleep(0.05)
     assert not marked_processes(mark)
     assert (folder / "head.log").is_file()  # logs stay, to be read afterwards
+
+
+@pytest.mark.parametrize(
+    ("command", "is_service"),
+    [
+        ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=/t/raylet", True),
+        ("/x/ray/core/src/ray/gcs/gcs_server --log_dir=/t", True),
+        ("ray::DashboardAgent", True),
+        ("python /x/ray/_private/workers/default_worker.py --raylet-name=/t/sockets/raylet", False),
+        ("python /x/ray/_private/workers/setup_worker.py /x/default_worker.py --raylet-name=/t/raylet", False),
+        ("ray::IDLE", False),
+    ],
+)
+def test_starting_workers_are_no_services_of_a_node(command: str, is_service: bool) -> None:
+    assert _is_service(command) is is_service
