@@ -60,7 +60,7 @@ def show(line: dict[str, Any]) -> None:
 def main() -> None:
     """Train, then try."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="bend", choices=("bend", "mode-converter", "wdm"))
+    parser.add_argument("--device", default="bend", choices=("bend", "mode-converter", "beam-splitter", "wdm"))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--step-size", type=float, default=3e-3)

@@ -1,8 +1,9 @@
 """Families of photonic devices: guide widths, lengths and positions drawn, for priors across devices.
 
 All distinct geometries of a family are listed once and dealt to the splits, so that none of the test split is ever
-trained on. Geometries that differ only in the length of the guides count as alike for the mode converter, whose splits
-hold different pairs of widths; the bend has five widths only, and its splits differ in width and length together.
+trained on. Geometries that differ only in the length of the guides count as alike for the mode converter and the beam
+splitter, whose splits hold different pairs of widths, or of width and separation; the bend has five widths only, and
+its splits differ in width and length together.
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ _CATALOG: Mapping[str, tuple[str, list[dict[str, float]], tuple[str, ...]]] = Ma
                 guide_length_nm=range(640, 881, 80),
             ),
             ("left_guide_nm", "right_guide_nm"),
+        ),
+        "photonics/beam-splitter-40nm-random-v0": (
+            "beam splitters with drawn separation, width and length of the guides, 40 nm grid",
+            _grid(
+                separation_nm=range(800, 1201, 80), guide_nm=range(240, 401, 80), guide_length_nm=range(600, 801, 40)
+            ),
+            ("separation_nm", "guide_nm"),
         ),
         "photonics/wdm-40nm-random-v0": (
             "demultiplexers of 3.2 um with drawn positions of the guides, 40 nm grid",
@@ -131,7 +139,7 @@ class PhotonicFamily(Family):
             )
         exterior = problem.simulator.exterior()
         defaults = {"guide_nm": 400.0, "left_guide_nm": 400.0, "right_guide_nm": 400.0, "guide_length_nm": 720.0,
-                    "edge_nm": 400.0}  # fmt: skip
+                    "edge_nm": 400.0, "separation_nm": 1120.0}  # fmt: skip
         context = [
             (float(problem.spec.get(name, defaults.get(name, 0.0))) - self.typical[name]) / self.spread[name]
             for name in self.names

@@ -66,6 +66,19 @@ def test_training_lowers_the_loss_and_the_prior_starts_a_method(tmp_path):
     assert result.value <= first.value * (1 + 1e-9)
 
 
+def test_splitters_of_unseen_guides_are_described_and_simulated_together():
+    source = family("photonics/beam-splitter-40nm-random-v0")
+    pairs = {split: {(g["separation_nm"], g["guide_nm"]) for g in part} for split, part in source.parts.items()}
+    assert not pairs[Split.TEST] & (pairs[Split.TRAIN] | pairs[Split.VALIDATION])
+    assert len(source.parts[Split.TEST]) >= 25
+    problem = source.problem(source.parts[Split.TEST][0])
+    batch = collate([source.features(problem)])
+    x = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (1, problem.n)).astype(float))
+    value = source.objective(batch.features, problem.design(x))
+    assert torch.allclose(value, torch.log1p(problem.objective(x)), rtol=1e-9)
+    assert source.network().latent(batch.to(dtype=torch.float32).features).shape == (1, 80, 50)
+
+
 def test_other_devices_do_not_fit():
     source = family(BEND)
     assert source.features(DOMAIN.make("photonics/bend-40nm-v0"))["pixel"].shape == (14, 40, 40)
