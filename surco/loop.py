@@ -34,6 +34,9 @@ _REJECTED = (
     "The oracle's designs fail the independent check: oracle and `violation` disagree about the rules. "
     "`surco.checks.check_problem` shows where."
 )
+_NO_NUMBER = (
+    "The objective gave no finite number for any design of the oracle; call it on one: a larger budget will not help."
+)
 
 Callback = Callable[[Ledger], bool | None]
 
@@ -313,7 +316,7 @@ class _Run:
             reasons = "; ".join(notes) or "no oracle call finished"
             raise NoDesignError(
                 f"No feasible design within {_shown(self.budget)} ({ledger.oracle_calls} oracle calls: {reasons}). "
-                + (_REJECTED if ledger.rejected else "Raise the budget or try another method.")
+                + _remedy(ledger)
             )
         x = to_torch(ledger.x)
         spec: Mapping[str, Any] = problem.spec if isinstance(problem, HasSpec) else {}
@@ -354,3 +357,10 @@ def _check_problem(problem: object) -> None:
             f"Expected a problem with `oracle`, `objective`, `violation` and `initial_costs`, but "
             f"{type(problem).__name__} lacks {', '.join(missing)}. `surco.problem(...)` builds one from functions."
         )
+
+
+def _remedy(ledger: Ledger) -> str:
+    """What to do about a run without a design."""
+    if ledger.rejected:
+        return _REJECTED
+    return _NO_NUMBER if ledger.objective_failures else "Raise the budget or try another method."

@@ -226,6 +226,15 @@ def test_a_check_that_raises_rejects_and_says_so() -> None:
         surco.solve(problem, calls=5)
 
 
+def test_an_objective_that_never_works_is_not_a_matter_of_budget() -> None:
+    def objective(x: Array) -> float:
+        raise ZeroDivisionError("no cost today")
+
+    problem = surco.problem(solvers.cardinality(4, 2), objective)
+    with pytest.raises(surco.NoDesignError, match=r"no cost today.*larger budget will not help"):
+        surco.solve(problem, calls=5)
+
+
 def test_a_callback_that_raises_costs_no_run() -> None:
     calls: list[float] = []
 
