@@ -213,7 +213,7 @@ class NonlinearPlanning(PlanningProblem):
         others: as of :class:`PlanningProblem`.
     """
 
-    search_share = 0.6
+    search_share = 0.75
 
     def __init__(
         self, instance: PlanningInstance, objective: type, *, options: Mapping[str, Any] | None = None, **others: Any
@@ -249,7 +249,7 @@ class ProgrammedPlanning(NonlinearPlanning):
 
     exact_goes_on = True
     search_share = 0.0
-    exact_share = 0.5  # best or proven in most cells of the benchmark; the rest of the time is for the others
+    exact_share = 0.85  # best or proven in most cells of the benchmark; the rest of the time is for the others
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
         super().__init__(*arguments, **others)

@@ -31,6 +31,7 @@ from surco.protocols import (
     exact_goes_on,
     exact_is_fast,
     exact_share,
+    heuristics_take_seconds,
     is_convex,
     search_share,
 )
@@ -53,7 +54,8 @@ class Auto:
     gained more of late, by local search. A problem whose exact method is its best search too says so by
     ``problem.exact_share``, the part of the seconds it then gets, at once after the heuristics; what it leaves, because
     it is done or makes no progress, goes to the other arms. One that local search serves best says so by
-    ``problem.search_share``.
+    ``problem.search_share``. Heuristics that take seconds (``problem.heuristics_take_seconds``) come after either
+    leader.
 
     Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
     method that is not declared fast takes part only if there is a budget in seconds.
@@ -64,6 +66,7 @@ class Auto:
         exact_at: used part of the budget at which the middle begins.
         opening_share: of the budget, at most, for aggregates and for sequential linearization each.
         slice_share: of the budget, one turn of an arm.
+        exact_slice_share: of the budget, one turn of an exact method that goes on: it loses what its last master began.
         polish_share: of the budget, for the final local search.
         prior: a trained :class:`surco.Prior` or its folder: its vertex joins the opening, and SurCo starts from it
             (``hybrid``). One whose schema does not describe the problem is an error.
@@ -74,6 +77,7 @@ class Auto:
     exact_at: float = 0.3
     opening_share: float = 0.1
     slice_share: float = 0.02
+    exact_slice_share: float = 0.1
     polish_share: float = 0.1
     prior: Prior | str | Path | None = None
     name: str = field(default="auto", init=False)
@@ -90,16 +94,22 @@ class Auto:
         if self.prior is not None:
             check_prior(self.prior, problem)
             opening.append("prior")  # before all that costs calls: it is the best that one call can buy
-        if isinstance(inner, HasHeuristics):
+        searches = has_seconds and search_share(inner) > 0.0
+        is_costly = isinstance(inner, HasHeuristics) and heuristics_take_seconds(inner)
+        if leads and is_costly:
+            opening.append("lead")  # rules and a first oracle call that cost seconds would be at its expense
+        if isinstance(inner, HasHeuristics) and not (is_costly and searches):
             opening.append("heuristics")  # before the first oracle call, which may take long
         opening.append("linear")
-        if leads:
+        if leads and not is_costly:
             opening.append("lead")
         is_slow = isinstance(inner, HasExact) and not fast and not leads and has_seconds
         if is_slow:
             opening.append("probe")
-        if has_seconds and search_share(inner) > 0.0:
+        if searches:
             opening.append("local_search")
+            if is_costly:
+                opening.append("heuristics")
         if isinstance(inner, HasAggregates):
             opening.append("aggregates")
         if problem.is_differentiable and (is_convex(inner) or not (fast or leads)):
@@ -148,7 +158,8 @@ class Auto:
         else:
             name = max(open_arms, key=lambda arm: (gain[arm], waited[arm]))
         before, clock = ledger.value, self._clock(problem)
-        arm = self._turn(problem, name, arms[name], self.slice_share, generator)
+        share = self.exact_slice_share if name == "exact_turn" else self.slice_share
+        arm = self._turn(problem, name, arms[name], share, generator)
         if name == "exact_turn":
             arm = None  # the problem keeps its state; the next turn goes on
         cost = max(self._clock(problem) - clock, 1e-9)

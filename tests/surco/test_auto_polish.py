@@ -56,6 +56,25 @@ def test_local_search_leads_where_a_problem_says_so(share, seconds, leads):
     assert state["opening"] == ["linear"] + ["local_search"] * leads
 
 
+def _exact(**options):
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("talents", "opening"),
+    [
+        ({"exact": _exact, "exact_share": 0.8, "heuristics_take_seconds": True}, ["lead", "heuristics", "linear"]),
+        ({"exact": _exact, "exact_share": 0.8}, ["heuristics", "linear", "lead"]),
+        ({"search_share": 0.8, "heuristics_take_seconds": True}, ["linear", "local_search", "heuristics"]),
+        ({"search_share": 0.8}, ["heuristics", "linear", "local_search"]),
+    ],
+)
+def test_only_free_heuristics_come_before_a_leader(talents, opening):
+    problem = Opening(SimpleNamespace(heuristics=dict, **talents), 5.0)
+    state = Auto().init(problem, generator=torch.Generator())  # type: ignore[arg-type]
+    assert state["opening"] == opening
+
+
 def test_a_share_is_a_share():
     with pytest.raises(InvalidInputError, match="search_share"):
         search_share(SimpleNamespace(search_share=1.5))
