@@ -26,6 +26,7 @@ from problems.sharding.embeddings.export import table_entries
 from problems.sharding.embeddings.planted import mlperf_like
 from problems.sharding.embeddings.ranks import choose_ranks
 from problems.sharding.spec import spec_from_json
+from surco.provenance import origin
 
 DEVICES = 8
 OPTIMIZERS = {
@@ -89,7 +90,10 @@ def main() -> None:
         rows.append({"rank decision at memory share": share, "latency_limit_ms": limit} | asdict(plan))
         print(json.dumps(rows[-1]), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=1))
+    size = ["--total-rows", str(arguments.total_rows), "--samples", str(arguments.samples)]
+    source = origin([*size, "--out", "FILE"], "python -m benchmarks.galore_sharding")
+    content = {"provenance": source, "rows": rows}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def solved(problem: ShardingProblem, seconds: float) -> dict[str, Any]:
