@@ -40,7 +40,9 @@ deep`` and ``square`` go on, too, from the first step; two seeds of the converte
 circle of 100 nm, 240 steps) ended at 0.56 and 0.87 by ``deep``, at 0.61 and 0.65 by ``square``, at 0.22 and 0.39 by the
 literature's loss. ``--anneal F`` lets the step fall to F times its size over the run, along a cosine; there that ended
 lower for each of them. ``norm`` and ``tight`` are for devices whose windows differ much in width (demultiplexer,
-splitter), where ``deep`` asks the wide ones for too much and ``square`` may end with no transmission at all.
+splitter), where ``deep`` asks the wide ones for too much and ``square`` may end with no transmission at all. The
+demultiplexer gains by ``--anneal``: on a 40 nm grid with six wavelengths (one seed, 300 steps of 0.1, literature's
+loss) it ended at -0.60 with a last step of 0.05 of the first, at -1.63 with equal steps; neither met the spec.
 """
 
 from __future__ import annotations
