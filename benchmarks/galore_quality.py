@@ -196,6 +196,7 @@ def run(
     """Do unfinished runs for ``seconds``; (runs done now, runs left)."""
     out.parent.mkdir(parents=True, exist_ok=True)
     begin, count = time.perf_counter(), 0
+    made_by = {"torch": torch.__version__, "python": platform.python_version()}
 
     def open_cells(cells: list[Cell]) -> list[Cell]:
         done = {(row["seed"], row["task"], row["label"], row["lr"]) for row in read([out])}
@@ -207,7 +208,7 @@ def run(
     def keep(row: dict[str, Any]) -> None:
         nonlocal count
         with out.open("a") as handle:
-            handle.write(json.dumps(row) + "\n")
+            handle.write(json.dumps(row | made_by) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
         count += 1
@@ -306,14 +307,13 @@ def show(lines: list[dict[str, Any]]) -> str:
     return "\n".join(text)
 
 
-def provenance() -> dict[str, Any]:
-    """How the table was made."""
+def provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How the table was made; the runs themselves say by which versions, perhaps on another machine."""
     return {
         "command": "python -m benchmarks.galore_quality run --cache FOLDER --workers N --out FILE; "
         "python -m benchmarks.galore_quality table --out FILE --json FILE",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        "torch": sorted({row["torch"] for row in rows if "torch" in row}),
+        "python": sorted({row["python"] for row in rows if "python" in row}),
         "date": time.strftime("%Y-%m-%d"),
         "dim": DIM,
         "batch_size": BATCH_SIZE,
@@ -357,8 +357,8 @@ def main() -> None:
         print(show(lines))
         if arguments.json:
             cost = {"runs": len(rows), "cpu_s": sum(row["cpu_s"] for row in rows)}
-            content = {"provenance": provenance() | cost, "table": lines, "runs": rows}
-            arguments.json.write_text(json.dumps(content, indent=1))
+            content = {"provenance": provenance(rows) | cost, "table": lines, "runs": rows}
+            arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

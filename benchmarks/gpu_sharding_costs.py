@@ -40,7 +40,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import itertools
 import json
 import math
 import os
@@ -130,7 +129,7 @@ def pool_of(arguments: argparse.Namespace) -> tuple[Table, ...]:
 def header(arguments: argparse.Namespace, tables: Sequence[Table], device: torch.device) -> dict[str, Any]:
     """First line of a file: the pool and where the numbers come from."""
     is_cuda = device.type == "cuda"
-    words = ["DIR" if before == "--out" else word for before, word in itertools.pairwise(["", *sys.argv[1:]])]
+    words = provenance.without_paths(sys.argv[1:], {"--out": "DIR"})
     return {
         "kind": "head",
         "tables": [table_to_json(table) for table in tables],

@@ -157,7 +157,7 @@ def measure(arguments: argparse.Namespace) -> None:
 def origin(arguments: argparse.Namespace, device: torch.device, world: int) -> dict[str, Any]:
     """Where the numbers come from."""
     is_cuda = device.type == "cuda"
-    words = ["DIR" if before == "--out" else word for before, word in itertools.pairwise(["", *sys.argv[1:]])]
+    words = provenance.without_paths(sys.argv[1:], {"--out": "DIR"})
     words[0] = Path(words[0]).name
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else str(provenance.machine()["processor"]),

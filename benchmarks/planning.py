@@ -295,18 +295,13 @@ def provenance() -> Row:
     from importlib.metadata import version
 
     return {
-        "command": " ".join(["python -m benchmarks.planning", *_without_paths(sys.argv[1:])]),
+        "command": " ".join(
+            ["python -m benchmarks.planning", *origin.without_paths(sys.argv[1:], {"--out": "FILE", "--folder": "DIR"})]
+        ),
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {platform.system()}, 2 shared CPU cores, one thread",
         "versions": {name: version(name) for name in ("scipy", "ortools", "numpy", "torch", "topohub")},
     }
-
-
-def _without_paths(words: list[str]) -> list[str]:
-    """The arguments with ``FILE`` and ``DIR`` for the values of ``--out`` and ``--folder``."""
-    names = {"--out": "FILE", "--folder": "DIR"}
-    pairs = zip(["", *words], words, strict=False)
-    return [names.get(before, word) for before, word in pairs]
 
 
 def main(arguments: list[str] | None = None) -> None:

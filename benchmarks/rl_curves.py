@@ -152,8 +152,7 @@ def main(argv: list[str] | None = None) -> None:
         names = [name for name in KINDS[kind][2] if all(name in run for run in by_seed.values())]
         table[kind] = {name: gathered({s: run[name] for s, run in by_seed.items()}) for name in names}
     folders = {s: options.folder / f"imitation-{s}" for s in runs.get("imitation", {})}
-    places = {"--out": "FILE", "--picture": "PICTURE", "": "DIR"}
-    shown = [places.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    shown = provenance.without_paths(words, {"--out": "FILE", "--picture": "PICTURE", "": "DIR"})
     report = {
         "what": "training curves over seeds",
         "seeds": {kind: sorted(by_seed) for kind, by_seed in runs.items()},

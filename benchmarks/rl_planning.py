@@ -262,9 +262,7 @@ def main() -> None:
     data = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     rows: list[Row] = list(data.get(options.table, {}).get("rows", []))
     weights = describe(options.policy or SHIPPED)
-    words = [
-        "FILE" if before == "--out" else word for before, word in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False)
-    ]
+    words = origin.without_paths(sys.argv[1:], {"--out": "FILE"})
     about = {**origin.origin(words, "python -m benchmarks.rl_planning"), "policy_sha256": weights["sha256"]}
     if options.table == "plans":
         known = {(row["network"], row["method"]) for row in rows}

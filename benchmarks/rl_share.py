@@ -179,8 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     policy = planning_policy(options.policy)
-    places = {"--out": "FILE", "--policy": "DIR"}
-    shown = [places.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    shown = provenance.without_paths(words, {"--out": "FILE", "--policy": "DIR"})
     about = provenance.origin(shown, "python -m benchmarks.rl_share")
     about["policy_sha256"] = describe(options.policy or SHIPPED)["sha256"]
     data = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"rows": []}
@@ -188,17 +187,7 @@ def main(argv: list[str] | None = None) -> None:
         data["rows"] = [row for row in data["rows"] if row["network"] != name]
         for row in rows_of(name, policy, options.exact_seconds, options.multiple):
             data["rows"].append({**row, "load_average": round(os.getloadavg()[0], 1)})
-            write_text(
-                options.out,
-                json.dumps(
-                    {
-                        "provenance": about,
-                        **data,
-                    },
-                    indent=1,
-                )
-                + "\n",
-            )
+            write_text(options.out, json.dumps({"provenance": about, **data}, indent=1) + "\n")
             sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()
 

@@ -52,6 +52,9 @@ def config_of(environment: str, backend: str, envs: int) -> RunConfig:
     )
 
 
+PATHS = {"--sb3-python": "PYTHON", "--out": "FILE"}  # options whose values are not stored
+
+
 def measure(row: str, environment: str, envs: int) -> dict[str, float]:
     """One row, in this process."""
     import torch
@@ -118,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "iterations": {"warm": WARM, "measured": MEASURED},
         "rows": table,
         "provenance": {
-            **provenance.origin(without_paths(words), "python -m benchmarks.rl_throughput"),
+            **provenance.origin(provenance.without_paths(words, PATHS), "python -m benchmarks.rl_throughput"),
             "load_average": os.getloadavg(),
         },
     }
@@ -128,20 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         write_text(arguments.out, text)
     return 0
-
-
-def without_paths(words: Sequence[str]) -> list[str]:
-    """Words of the command with placeholders for what is a path of this machine.
-
-    >>> without_paths(["--sb3-python", "/home/me/bin/python", "--out=here.json"])
-    ['--sb3-python', 'PYTHON', '--out=FILE']
-    """
-    places = {"--sb3-python": "PYTHON", "--out": "FILE"}
-    found: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        name, is_joined, _ = word.partition("=")
-        found.append(places.get(before, f"{name}={places[name]}" if is_joined and name in places else word))
-    return found
 
 
 def _run(python: str, row: str, environment: str, envs: int) -> float:

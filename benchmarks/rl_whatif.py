@@ -233,10 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.kind == "join":
         join(options)
         return
-    shown = [
-        "FILE" if before == "--out" else "DIR" if before == "--policy" else word
-        for before, word in zip(["", *words], words, strict=False)
-    ]
+    shown = provenance.without_paths(words, {"--out": "FILE", "--policy": "DIR"})
     run(options, provenance.origin(shown, "python -m benchmarks.rl_whatif"))
 
 

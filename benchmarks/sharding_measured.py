@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import math
 import sys
@@ -261,7 +260,7 @@ def prediction(problem: ShardingProblem, x: torch.Tensor) -> float:
 
 def origin() -> Mapping[str, Any]:
     """Where the numbers come from."""
-    words = ["FILE" if before == "--out" else word for before, word in itertools.pairwise(["", *sys.argv[1:]])]
+    words = provenance.without_paths(sys.argv[1:], {"--out": "FILE"})
     shown = [Path(word).name if "/" in word else word for word in words]
     return provenance.origin(shown, "python -m benchmarks.sharding_measured")
 

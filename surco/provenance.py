@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,6 +64,23 @@ def command(arguments: Sequence[str] | None = None, program: str | None = None) 
     arguments = sys.argv[1:] if arguments is None else arguments
     words = [Path(sys.argv[0]).name] if program is None else program.split()
     return shlex.join([*words, *arguments])
+
+
+def without_paths(words: Sequence[str], places: Mapping[str, str]) -> list[str]:
+    """Words of a command line with placeholders for the values that are paths of one machine.
+
+    >>> without_paths(["--python", "/home/me/bin/python", "--out=here.json"], {"--python": "PYTHON", "--out": "FILE"})
+    ['--python', 'PYTHON', '--out=FILE']
+
+    Args:
+        words: the arguments.
+        places: option -> what to show instead of its value; ``""`` stands before the first word.
+    """
+    found: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        name, is_joined, _ = word.partition("=")
+        found.append(places.get(before, f"{name}={places[name]}" if is_joined and name in places else word))
+    return found
 
 
 def origin(arguments: Sequence[str] | None = None, program: str | None = None) -> dict[str, Any]:

@@ -145,12 +145,7 @@ def _write(
     is_view = matrix is weight or matrix.data_ptr() == weight.data_ptr()
     oriented = matrix.t() if work.state.get("is_left") else matrix
     if weight.dtype == torch.float32:
-        if update is not None and basis is not None:
-            oriented.addmm_(update, basis.t(), alpha=rate)
-        elif update is not None:
-            oriented.add_(update, alpha=rate)
-        if factor is not None and work.gradient is not None:
-            oriented.addcmul_(work.gradient, factor, value=rate)
+        _add(oriented, work, update, basis, factor, rate, slice(None))
     else:
         total = oriented.to(torch.float32).add_(_full(work, update, basis, factor), alpha=rate)
         if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:
@@ -161,6 +156,24 @@ def _write(
         weight.copy_(matrix.reshape(weight.shape))
     if decay and is_late:
         weight.mul_(1.0 - decay)
+
+
+def _add(
+    target: Tensor,
+    work: Projected,
+    update: Tensor | None,
+    basis: Tensor | None,
+    factor: Tensor | None,
+    rate: float,
+    part: slice,
+) -> None:
+    """Add rate * (U P' + f G) of the rows in ``part`` to a float32 matrix, in place and without forming it."""
+    if update is not None and basis is not None:
+        target.addmm_(update[part], basis.t(), alpha=rate)
+    elif update is not None:
+        target.add_(update[part], alpha=rate)
+    if factor is not None and work.gradient is not None:
+        target.addcmul_(work.gradient[part], factor[part], value=rate)
 
 
 def _full(work: Projected, update: Tensor | None, basis: Tensor | None, factor: Tensor | None) -> Tensor:
@@ -198,12 +211,7 @@ def _write_rows(
         touched = weight.index_select(0, numbers).to(torch.float32)
         if decay and not is_late:
             touched.mul_(1.0 - decay)
-        if update is not None and basis is not None:
-            touched.addmm_(update[part], basis.t(), alpha=rate)
-        elif update is not None:
-            touched.add_(update[part], alpha=rate)
-        if factor is not None and work.gradient is not None:
-            touched.addcmul_(work.gradient[part], factor[part], value=rate)
+        _add(touched, work, update, basis, factor, rate, part)
         if decay and is_late:
             touched.mul_(1.0 - decay)
         if weight.dtype == torch.bfloat16 and work.group["stochastic_rounding"]:

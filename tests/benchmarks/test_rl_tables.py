@@ -11,9 +11,10 @@ import torch
 
 from benchmarks import rl_curves, rl_whatif
 from benchmarks.rl_share import Search, kicked, of_policy
-from benchmarks.rl_throughput import without_paths
+from benchmarks.rl_throughput import PATHS
 from problems.planning import compile_instance, from_topohub
 from rl.generator import random_instance
+from surco.provenance import without_paths
 
 
 def test_a_scenario_is_drawn_from_its_number_and_keeps_two_way_traffic() -> None:
@@ -94,7 +95,7 @@ def test_searches_keep_the_best_plan_and_know_when_it_was_found() -> None:
 
 
 def test_commands_are_stored_without_paths() -> None:
-    assert without_paths(["--out", "/a/b", "--repeats", "2", "--sb3-python=/c"]) == [
+    assert without_paths(["--out", "/a/b", "--repeats", "2", "--sb3-python=/c"], PATHS) == [
         "--out",
         "FILE",
         "--repeats",
