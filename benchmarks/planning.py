@@ -1,6 +1,9 @@
-"""Tables of network planning: exact, compact, heuristics, masters, sndlib, nonlinear, evaluator, pool; one a command.
+"""Tables of network planning: exact, compact, heuristics, masters, sndlib, evaluator, pool; one a command.
 
     python -m benchmarks.planning exact --networks polska geant
+
+Costs that are not linear have ``benchmarks.planning_nonlinear``. Several processes may share the networks, each with
+its own ``--out``; ``join --parts FILES --out FILE`` puts their rows into one file.
 
 Every plan in every table was accepted by the independent judge; a plan that it refuses stops the run. CPU seconds are
 ``time.process_time``. Results go to ``--out`` as JSON with their provenance, and to the terminal as Markdown; a row
@@ -11,23 +14,26 @@ Networks whose positions are a drawing (``drawn_names``) have nominal lengths: t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 from problems.planning import Decomposition, Judge, Network, PlanningInstance, compile_instance, from_topohub, plan_of
 from problems.planning.topologies import drawn_names, sane_names, topology
 from surco import provenance as origin
-from surco.bridge import to_torch
 
 Row = dict[str, Any]
+REFERENCE = Path(__file__).parent / "reference" / "planning.json"
+MOST_VARIABLES = 4_000_000  # of a compact model; brain has 2.1 million
+KEYS = ("network", "limit_s", "problem", "method", "seed", "master", "case")  # of a row among those of its table
+TABLES = ("exact", "compact", "heuristics", "masters", "sndlib", "evaluator", "pool", "join")
 
 
 def judged(instance: PlanningInstance, network: Network, x: np.ndarray) -> float:
@@ -89,7 +95,7 @@ def compact(names: Iterable[str], *, seconds: float, tolerance: float, stretch: 
     for name in names:
         instance = load(name)
         network = compile_instance(instance)
-        answer = solve_compact(network, seconds=stretch * seconds, gap=tolerance)
+        answer = solve_compact(network, seconds=stretch * seconds, gap=tolerance, most_variables=MOST_VARIABLES)
         is_stopped = "limit" in answer.message.lower()
         cost = None if answer.x is None else judged(instance, network, answer.x)
         yield {
@@ -107,22 +113,31 @@ def compact(names: Iterable[str], *, seconds: float, tolerance: float, stretch: 
 
 
 def heuristics(names: Iterable[str], *, seconds: float, tolerance: float) -> Iterable[Row]:
-    """All heuristics, each with its limit, against the best bound that the exact engine reaches in the same time."""
-    from problems.planning.neighborhoods import heuristic_plans
+    """All heuristics, each with its limit, against the best bound known: of the stored exact row, or of this engine.
 
+    The rules share one engine and run in the order of the columns: CPU seconds of a rule are what it needed on top of
+    those before it (the box and the neighborhoods use the cuts of the relaxation that ``rounding`` solved).
+    """
+    from problems.planning.neighborhoods import each_heuristic
+
+    proven = {row["network"]: row["bound"] for row in stored(REFERENCE, "exact")}
     for name in names:
         instance = load(name)
         network = compile_instance(instance)
+        begin = time.process_time()
         engine = Decomposition(network, tolerance=tolerance)
         engine.prepare()
-        begin = time.process_time()
-        plans = heuristic_plans(engine, seconds=seconds, clock=time.process_time)
-        used = time.process_time() - begin
-        bound = engine.run(2 * seconds, clock=time.process_time).lower
-        row: Row = {"network": name, "bound": bound}
-        for rule, x in plans.items():
-            row[rule + "_percent"] = 100 * (judged(instance, network, x) / bound - 1)
-        yield row | {"cpu_s_all": used}
+        row: Row = {"network": name, "prepare_cpu_s": time.process_time() - begin}
+        costs: dict[str, float] = {}
+        clock = time.process_time()
+        for rule, x in each_heuristic(engine, seconds=seconds, clock=time.process_time):
+            row[rule + "_cpu_s"] = time.process_time() - clock
+            costs[rule] = judged(instance, network, x)
+            clock = time.process_time()
+        if name not in proven:
+            engine.run(2 * seconds, clock=time.process_time)
+        bound = max(engine.lower, proven.get(name, 0.0))
+        yield row | {"bound": bound} | {rule + "_percent": 100 * (cost / bound - 1) for rule, cost in costs.items()}
 
 
 def masters(names: Iterable[str], *, seconds: float, tolerance: float) -> Iterable[Row]:
@@ -161,44 +176,6 @@ def sndlib(paths: Iterable[Path], *, seconds: float, tolerance: float) -> Iterab
             "gap_percent": 100 * bounds.gap,
             "cpu_s": time.process_time() - begin,
         }
-
-
-NONLINEAR_METHODS = ("linear", "random", "local_search", "slp", "zero", "exact", "auto")
-OBJECTIVE_NAMES = ("bulk", "delay", "loss", "power")
-
-
-def nonlinear(
-    names: Iterable[str], *, seconds: float, tolerance: float, methods: Iterable[str] = NONLINEAR_METHODS
-) -> Iterable[Row]:
-    """SurCo and its rivals on costs that are not linear, the same CPU seconds each, one row a cell.
-
-    The clock of the run, of the oracle and of the decomposition is the CPU's, so that a busy machine is no handicap.
-    """
-    import surco
-    from problems.planning.domain import DOMAIN
-    from surco.errors import NoDesignError
-
-    for name in names:
-        for objective in OBJECTIVE_NAMES:
-            for method in methods:
-                problem = DOMAIN.make(f"planning/{name}-{objective}-v0", tolerance=tolerance)
-                problem.use_clock(time.process_time)
-                row: Row = {"problem": f"{name}-{objective}", "method": method, "value": None}
-                is_left_out = (method == "exact" and getattr(problem, "exact", None) is None) or (
-                    method == "slp" and not problem.is_differentiable
-                )
-                if not is_left_out:
-                    with mock.patch("time.perf_counter", time.process_time):
-                        try:
-                            result = surco.solve(problem, method, seconds=seconds, seed=0)
-                        except NoDesignError:
-                            result = None
-                    if result is not None:
-                        verdict = problem.verdict(to_torch(result.x))
-                        if not verdict.is_feasible:
-                            raise SystemExit(f"The judge refuses a plan of {name}: {verdict}")
-                        row |= {"value": result.value, "bound": result.bound, "cpu_s": result.stats.cpu_seconds}
-                yield row
 
 
 def evaluator(names: Iterable[str], *, seconds: float, tolerance: float, episodes: int = 8) -> Iterable[Row]:
@@ -275,7 +252,8 @@ def export_pool(names: Iterable[str], *, seconds: float, folder: Path) -> Iterab
         yield {"network": name, "cuts": len(rhs), "links": network.n_links}
 
 
-def _table(rows: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
+    """Markdown of rows."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(key)) for key in columns) + " |" for row in rows]
@@ -292,43 +270,51 @@ def _cell(value: Any) -> str:
 
 def provenance() -> Row:
     """Versions and machine of a run."""
-    from importlib.metadata import version
-
+    known = {**origin.versions()}
+    with contextlib.suppress(PackageNotFoundError):
+        known["topohub"] = version("topohub")
     return {
         "command": " ".join(
-            ["python -m benchmarks.planning", *origin.without_paths(sys.argv[1:], {"--out": "FILE", "--folder": "DIR"})]
+            [
+                f"python -m benchmarks.{Path(sys.argv[0]).stem}",
+                *origin.without_paths(sys.argv[1:], {"--out": "FILE", "--folder": "DIR"}),
+            ]
         ),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {platform.system()}, 2 shared CPU cores, one thread",
-        "versions": {name: version(name) for name in ("scipy", "ortools", "numpy", "torch", "topohub")},
+        "machine": {**origin.machine(), "threads": 1},
+        "versions": known,
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
-    parser.add_argument(
-        "table", choices=("exact", "compact", "heuristics", "masters", "sndlib", "nonlinear", "evaluator", "pool")
-    )
+    parser.add_argument("table", choices=TABLES)
     parser.add_argument("--networks", nargs="*", default=None, help="default: what the table is about")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument(
         "--folder", type=Path, default=Path("benchmarks/reference"), help="of SNDlib files, or of pools"
     )
-    parser.add_argument("--methods", nargs="*", default=NONLINEAR_METHODS, help="of `nonlinear`; others stay as stored")
     parser.add_argument("--stretch", type=float, default=1.0, help="of `compact`: wall seconds per CPU second of limit")
     parser.add_argument("--again", action="store_true", help="compute rows that are stored already, too")
+    parser.add_argument("--parts", nargs="*", type=Path, default=(), help="of `join`: files whose rows go into --out")
+    parser.add_argument(
+        "--commit", default=None, help="of `join`: commit that computed the parts, where git was absent"
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSON file to add the rows to")
     chosen = parser.parse_args(arguments)
+    if chosen.table == "join":
+        join(chosen.parts, chosen.out, commit=chosen.commit)
+        return
     options = {"seconds": chosen.seconds, "tolerance": chosen.tolerance}
     evaluated = ("nobel-germany", "janos-us", "germany50")
+    everything = by_size([*sane_names(), *drawn_names()])
     defaults: dict[str, Iterable[str]] = {
-        "exact": by_size(sane_names()),
-        "compact": by_size(sane_names()),
-        "heuristics": by_size(sane_names()),
+        "exact": everything,
+        "compact": everything,
+        "heuristics": everything,
         "masters": ("pdh", "nobel-eu", "di-yuan", "dfn-bwin", "dfn-gwin", "france"),
-        "nonlinear": ("polska", "nobel-us", "nobel-germany"),
         "evaluator": evaluated,
         "pool": evaluated,
         "sndlib": [path.name for path in sorted(chosen.folder.glob("*.txt"))],
@@ -340,28 +326,32 @@ def main(arguments: list[str] | None = None) -> None:
         "heuristics": lambda some: heuristics(some, **options),
         "masters": lambda some: masters(some, **options),
         "sndlib": lambda some: sndlib([chosen.folder / name for name in some], **options),
-        "nonlinear": lambda some: nonlinear(some, **options, methods=chosen.methods),
         "evaluator": lambda some: evaluator(some, **options),
         "pool": lambda some: export_pool(some, seconds=chosen.seconds, folder=chosen.folder),
     }
-    done = stored(chosen.out, chosen.table)
     rows: list[Row] = []
     for name in names:
+        done = stored(chosen.out, chosen.table)
         if any(row["network"] == name and row["limit_s"] == chosen.seconds for row in done) and not chosen.again:
             continue
-        for row in tables[chosen.table]([name]):
-            row = {"network": name, **row, "limit_s": chosen.seconds}
+        for found in tables[chosen.table]([name]):
+            row = {"network": name, **found, "limit_s": chosen.seconds}
             rows.append(row)
-            print(_table([row]).splitlines()[-1], flush=True)
-        if chosen.out is not None:
-            fresh = [row for row in rows if row["network"] == name]
-            cells = {(row["network"], row.get("problem"), row.get("method")) for row in fresh}
-            if chosen.table != "nonlinear":
-                done = [row for row in done if row["network"] != name]
-            kept = [row for row in done if (row["network"], row.get("problem"), row.get("method")) not in cells]
-            done = kept + fresh
-            store(chosen.out, chosen.table, done)
-    print("\n" + _table(rows))
+            print(table([row]).splitlines()[-1], flush=True)
+            if chosen.out is not None:
+                done = replaced(done, [row])
+                store(chosen.out, chosen.table, done)
+    print("\n" + table(rows))
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    """What makes a row another row than the others of its table."""
+    return tuple(row.get(name) for name in KEYS)
+
+
+def replaced(rows: Iterable[Row], fresh: Iterable[Row]) -> list[Row]:
+    """All rows, those of ``fresh`` in place of older ones with their :func:`key`."""
+    return list({**{key(row): row for row in rows}, **{key(row): row for row in fresh}}.values())
 
 
 def stored(path: Path | None, table: str) -> list[Row]:
@@ -379,6 +369,23 @@ def store(path: Path, table: str, rows: list[Row]) -> None:
     rows = [{"commit": commit, **row} for row in rows]
     old[table] = {"provenance": provenance(), "rows": rows}
     path.write_text(json.dumps(old, indent=1) + "\n")
+
+
+def join(parts: Iterable[Path], out: Path, *, commit: str | None = None) -> None:
+    """Put the rows of several files into one; a table's provenance is that of its last part.
+
+    Args:
+        parts: files that ``store`` wrote.
+        out: file that is made or added to.
+        commit: written into every joined row, where the parts were computed outside a checkout.
+    """
+    whole = json.loads(out.read_text()) if out.is_file() else {}
+    for part in parts:
+        for name, content in json.loads(part.read_text()).items():
+            fresh = [{**row, "commit": commit} if commit else row for row in content["rows"]]
+            rows = replaced(whole.get(name, {}).get("rows", []), fresh)
+            whole[name] = {"provenance": content["provenance"], "rows": rows}
+    out.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":

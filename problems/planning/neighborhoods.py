@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -119,40 +119,60 @@ def heuristic_plans(
     seed: int = 0,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, Array]:
-    """All heuristics, each with at most ``seconds``; one that finds nothing is left out.
+    """All heuristics of :func:`each_heuristic` that find a plan: rule -> plan [n]."""
+    return dict(each_heuristic(engine, seconds=seconds, total=total, seed=seed, clock=clock))
 
-    ``total`` seconds are for all of them: each may use an equal part of what is left. The first two cost little, and
-    come whatever the time.
+
+def each_heuristic(
+    engine: Decomposition,
+    *,
+    seconds: float = 5.0,
+    total: float = np.inf,
+    seed: int = 0,
+    clock: Callable[[], float] | None = None,
+) -> Iterator[tuple[str, Array]]:
+    """One heuristic after the other, each with at most ``seconds``; one that finds nothing is left out.
 
     greedy: shortest paths in every failure; greedy-trim: then take away; rounding: relaxation, round, repair, trim;
     greedy-box: the exact best within 1.5 times the greedy; neighborhoods: large-neighborhood search from the cheapest.
+
+    Args:
+        engine: prepared; the cuts that one rule finds serve the next.
+        seconds: for each rule.
+        total: seconds for all of them: each may use an equal part of what is left. The first two cost little, and come
+            whatever the time.
+        seed: of the neighborhoods.
+        clock: wall by default.
+
+    Yields:
+        Rule and plan [n], as soon as it is found.
     """
     network, survival = engine.network, engine.survival
-    plans: dict[str, Array] = {}
+    plans: list[Array] = []
     options = {} if clock is None else {"clock": clock}
     whole = Deadline(total, **options)
 
     def budget(rules_left: int) -> Deadline:
         return whole.slice(min(seconds, whole.left / rules_left))
 
-    def cuts() -> tuple[Array, Array]:
-        return engine.master.rows, engine.master.rhs
-
     greedy = shortest_path_plan(network)
     if greedy is not None:
-        plans["greedy"] = greedy
-        plans["greedy-trim"] = trim(network, survival, greedy, budget(4), cuts=cuts())
+        yield "greedy", greedy
+        trimmed = trim(network, survival, greedy, budget(4), cuts=(engine.master.rows, engine.master.rhs))
+        plans += [greedy, trimmed]
+        yield "greedy-trim", trimmed
     rounded = None if whole.is_over() else round_relaxation(engine, budget(3))
     if rounded is not None:
-        plans["rounding"] = rounded
+        plans.append(rounded)
+        yield "rounding", rounded
     if greedy is not None and not whole.is_over():
         boxed = relax_box(engine, greedy, 1.5, budget(2))
         if boxed is not None:
-            plans["greedy-box"] = boxed
+            plans.append(boxed)
+            yield "greedy-box", boxed
     if plans and not whole.is_over():
-        start = min(plans.values(), key=lambda x: float(network.cost @ x))
-        plans["neighborhoods"] = improve_locally(engine, start, budget(1), rng=np.random.default_rng(seed))
-    return plans
+        start = min(plans, key=lambda x: float(network.cost @ x))
+        yield "neighborhoods", improve_locally(engine, start, budget(1), rng=np.random.default_rng(seed))
 
 
 def round_relaxation(engine: Decomposition, deadline: Deadline) -> Array | None:
