@@ -115,7 +115,8 @@ class Exact:
 class HasExact(Protocol):
     """The problem has an exact or bounding method of its own.
 
-    It may say how it is to be used by attributes: :func:`exact_is_fast`, :func:`exact_goes_on`, :func:`exact_share`.
+    It may say how it is to be used by attributes: :func:`exact_is_fast`, :func:`exact_goes_on`, :func:`exact_reports`,
+    :func:`exact_share`.
     """
 
     def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
@@ -220,6 +221,15 @@ def exact_is_fast(problem: object) -> bool:
 def exact_goes_on(problem: object) -> bool:
     """Whether a call of ``exact`` goes on where the last one stopped, so that it may be cut into parts: else False."""
     return bool(getattr(problem, "exact_goes_on", False))
+
+
+def exact_reports(problem: object) -> bool:
+    """Whether ``exact`` has a keyword ``report``: else False.
+
+    It is called as ``report(x, bound)`` with points x [n] (or None) and bounds as they are found, so that a run which
+    overstays its seconds loses nothing; it may raise, and ``exact`` lets that pass.
+    """
+    return bool(getattr(problem, "exact_reports", False))
 
 
 def exact_share(problem: object) -> float:
@@ -327,6 +337,7 @@ __all__ = [
     "Verification",
     "exact_goes_on",
     "exact_is_fast",
+    "exact_reports",
     "exact_share",
     "heuristics_take_seconds",
     "is_convex",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from problems.planning.decomposition import Decomposition
+from problems.planning.decomposition import Bounds, Decomposition
 from problems.planning.instance import PlanningInstance
 from problems.planning.judge import Judge, Verdict
 from problems.planning.judgment import violation_of
@@ -27,6 +27,11 @@ from surco.protocols import Exact
 
 HEURISTIC_SECONDS = 3.0  # per rule, where the caller sets no limit
 BOUND_SECONDS = 1.0
+JUDGMENT_SHARE = 0.07  # of the seconds of an exact run, at most, left to judge the last plan
+REPORT_SHARE = 0.1  # of the seconds of an exact run, between two reports
+REPORT_COST = 10.0  # times as long as its last report, a run goes on before the next: each point is judged from scratch
+
+Report = Callable[[Tensor | None, float], None]
 
 
 class PlanningProblem:
@@ -50,6 +55,7 @@ class PlanningProblem:
     is_differentiable = True
     is_convex = True
     exact_goes_on = True
+    exact_reports = True
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class PlanningProblem:
         self._heuristics: dict[str, Tensor] | None = None
         self._heuristic_seconds = 0.0  # that they were given
         self._judge = Judge(instance)
+        self._judge_seconds = 0.0  # of the plan that took longest to judge
         self._clock: Callable[[], float] = time.monotonic
 
     def use_clock(self, clock: Callable[[], float]) -> None:
@@ -85,8 +92,10 @@ class PlanningProblem:
 
     def violation(self, x: Tensor) -> Tensor:
         """[..., n] -> [...] by the independent judge; 0 if feasible."""
-        flat = to_numpy(x).reshape(-1, self.network.n)
-        return to_torch([violation_of(self.network, row) for row in flat]).reshape(x.shape[:-1])
+        flat, begin = to_numpy(x).reshape(-1, self.network.n), self._clock()
+        found = to_torch([violation_of(self.network, row) for row in flat]).reshape(x.shape[:-1])
+        self._judge_seconds = max(self._judge_seconds, (self._clock() - begin) / max(len(flat), 1))
+        return found
 
     def initial_costs(self) -> Tensor:
         """[n], the prices."""
@@ -99,11 +108,13 @@ class PlanningProblem:
         self.engine.run(BOUND_SECONDS, clock=self._clock, is_root_only=True)
         return self.engine.lower
 
-    def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:
-        """The decomposition; it goes on where an earlier call stopped."""
+    def exact(
+        self, *, seconds: float | None = None, start: Tensor | None = None, report: Report | None = None
+    ) -> Exact:
+        """The decomposition; it goes on where an earlier call stopped, and reports what it finds on the way."""
         if start is not None:
             self.engine.offer_checked(to_numpy(start))
-        bounds = self.engine.run(_with_margin(seconds), clock=self._clock)
+        bounds = self._run(self.engine, seconds, report)
         best = self.engine.best
         return Exact(
             None if best is None else to_torch(best),
@@ -111,6 +122,34 @@ class PlanningProblem:
             is_optimal=bounds.gap <= 1e-9,
             work=self.engine.statistics.lps,
         )
+
+    def _run(self, engine: Decomposition, seconds: float | None, report: Report | None) -> Bounds:
+        """Run ``engine``, of which the first n variables are the plan, a little less than ``seconds``.
+
+        The margin is for the judgment of the last plan, and for a last step that takes longer than what is left.
+        """
+        limit = None
+        if seconds is not None:
+            judgment = JUDGMENT_SHARE * seconds
+            if self._judge_seconds > 0.0:
+                judgment = min(judgment, self._judge_seconds)
+            limit = max(0.05, 0.95 * seconds - 0.05 - judgment)
+        return engine.run(limit, clock=self._clock, callback=report and self._reporter(engine, limit, report))
+
+    def _reporter(self, engine: Decomposition, limit: float | None, report: Report) -> Callable[[Bounds], None]:
+        due, told = self._clock() + REPORT_SHARE * (limit or 10.0), np.inf
+
+        def tell(bounds: Bounds) -> None:
+            nonlocal due, told
+            begin = self._clock()
+            if begin < due or engine.best is None:
+                return
+            is_new, told = bounds.upper < told, bounds.upper
+            report(to_torch(engine.best[: self.network.n]) if is_new else None, bounds.lower)
+            now = self._clock()
+            due = now + max(REPORT_SHARE * (limit or 10.0), REPORT_COST * (now - begin))
+
+        return tell
 
     heuristics_take_seconds = True
 
@@ -195,11 +234,6 @@ class PlanningProblem:
         return self._judge(self.plan(x))
 
 
-def _with_margin(seconds: float | None) -> float | None:
-    """A little less than the caller's limit: the last step of a run may take longer than what is left."""
-    return None if seconds is None else max(0.05, 0.85 * seconds - 0.05)
-
-
 class NonlinearPlanning(PlanningProblem):
     """The same plans under a cost that is not linear; see :mod:`problems.planning.objectives`.
 
@@ -258,8 +292,10 @@ class ProgrammedPlanning(NonlinearPlanning):
         self._program_network, self._constant = program
         self._program: Decomposition | None = None
 
-    def exact(self, *, seconds: float | None = None, start: Tensor | None = None) -> Exact:  # type: ignore[override]
-        """Decomposition of the piecewise-linear program; it goes on where an earlier call stopped."""
+    def exact(  # type: ignore[override]
+        self, *, seconds: float | None = None, start: Tensor | None = None, report: Report | None = None
+    ) -> Exact:
+        """Decomposition of the piecewise-linear program; it goes on where an earlier call stopped, and reports."""
         n, network = self.network.n, self._program_network
         if self._program is None:
             self._program = Decomposition(
@@ -269,7 +305,7 @@ class ProgrammedPlanning(NonlinearPlanning):
             wide = np.zeros(network.n)
             wide[:n] = to_numpy(start)
             self._program.offer_checked(network.complete(wide))
-        bounds = self._program.run(_with_margin(seconds), clock=self._clock)
+        bounds = self._run(self._program, seconds, report)
         best = self._program.best
         return Exact(
             None if best is None else to_torch(best[:n]),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from surco.bridge import to_torch
 from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
-from surco.protocols import Estimate, HasExact, State, exact_goes_on
+from surco.protocols import Estimate, HasExact, State, exact_goes_on, exact_reports
 
 STILL_SHARE = 0.8  # of its seconds; a method that returns earlier has nothing left to do
 FIRST_PART = 0.6  # of the seconds, where the method can go on after it: a run that overstays loses the rest only
@@ -20,8 +22,8 @@ FIRST_PART = 0.6  # of the seconds, where the method can go on after it: a run t
 class ExactMethod:
     """Run ``problem.exact``, started from the incumbent; its bound is taken as proven, its point is checked.
 
-    A method whose calls go on where the last one stopped (``problem.exact_goes_on``) runs in two parts, so that what
-    it found is safe early.
+    A method that reports what it finds (``problem.exact_reports``) runs once. Another one whose calls go on where the
+    last one stopped (``problem.exact_goes_on``) runs in two parts, so that what it found is safe early.
 
     Attributes:
         share: of the seconds that are left, the part given to it.
@@ -54,19 +56,31 @@ class ExactMethod:
         else:
             left = ledger.turn_left if self.of_turn else ledger.seconds_left
             limit = min(self.share * left, math.inf if self.seconds is None else self.seconds)
-            is_last = not (math.isfinite(limit) and exact_goes_on(problem.inner))
+            is_last = not (math.isfinite(limit) and exact_goes_on(problem.inner)) or exact_reports(problem.inner)
         begin = ledger.seconds
         part = limit if is_last else FIRST_PART * limit
         start = None if ledger.x is None else to_torch(ledger.x)
-        answer = problem.inner.exact(seconds=part if math.isfinite(part) else None, start=start)  # type: ignore[attr-defined]
-        method, ledger.method = ledger.method, self.name
-        if answer.x is not None:
-            problem.objective(answer.x.detach()[None])
-        ledger.offer_bound(answer.bound)
+        named = {"report": self._taker(problem)} if exact_reports(problem.inner) else {}
+        answer = problem.inner.exact(seconds=part if math.isfinite(part) else None, start=start, **named)  # type: ignore[attr-defined]
+        self._taker(problem)(answer.x, answer.bound)
         if answer.is_optimal and math.isclose(answer.bound, ledger.value, rel_tol=1e-6, abs_tol=1e-9):
             ledger.offer_bound(ledger.value)  # proven optimal: the last digits of its bound say nothing
-        ledger.method = method
         is_still = ledger.seconds - begin < STILL_SHARE * part  # it saw no use in the rest
         if is_last or is_still or answer.is_optimal:
             return {"done": True}, None
         return {"ends": begin + limit}, None
+
+    def _taker(self, problem: CountedProblem) -> Callable[[Tensor | None, float], None]:
+        """What takes a point and a bound into the ledger under this method's name."""
+        ledger = problem.ledger
+
+        def take(x: Tensor | None, bound: float) -> None:
+            method, ledger.method = ledger.method, self.name
+            try:
+                if x is not None:
+                    problem.objective(x.detach()[None])
+                ledger.offer_bound(bound)
+            finally:
+                ledger.method = method
+
+        return take

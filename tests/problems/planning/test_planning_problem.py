@@ -131,3 +131,19 @@ def test_heuristics_keep_to_the_seconds_of_all_rules_and_come_best_first():
     assert values == sorted(values)
     assert problem.heuristics(seconds=0.2) is short
     assert problem.heuristics(seconds=5.0) is not short
+
+
+@pytest.mark.parametrize("id", ["planning/polska-v0", "planning/polska-delay-v0"])
+def test_the_exact_run_reports_plans_and_bounds_on_its_way(id, monkeypatch):
+    monkeypatch.setattr("problems.planning.problem.REPORT_SHARE", 0.0)
+    monkeypatch.setattr("problems.planning.problem.REPORT_COST", 0.0)
+    problem, reports = DOMAIN.make(id), []
+    answer = problem.exact(seconds=60.0, report=lambda x, bound: reports.append((x, bound)))
+    assert reports
+    bounds = [bound for _, bound in reports]
+    assert bounds == sorted(bounds)
+    for x, bound in reports:
+        if x is not None:
+            assert float(problem.violation(x)) == 0.0
+            assert bound - 1e-6 <= float(problem.objective(x))
+    assert float(problem.objective(answer.x)) <= min(float(problem.objective(x)) for x, _ in reports if x is not None)
