@@ -45,6 +45,7 @@ BATCH_SIZE = 1024
 UPDATE_GAP = 10  # steps; a run has about 160
 # A batch touches few rows, so that its gradient alone is a noisy sample of the row space.
 BASIS_OPTIONS = {"covariance_decay": 0.9}
+LEARNED_BASIS = ("galore", "galore-8bit", "galore-rowwise", "galore-rowwise-8bit", "fira")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Entry:
     @property
     def has_learned_basis(self) -> bool:
         """Whether gradients are projected onto their dominant directions."""
-        return self.optimizer in ("galore", "galore-8bit", "fira")
+        return self.optimizer in LEARNED_BASIS
 
     @property
     def label(self) -> str:
@@ -81,6 +82,10 @@ ENTRIES = (
     Entry("galore", LOW_RANK_RATES, rank=DIM // 4),
     Entry("galore-8bit", LOW_RANK_RATES, rank=DIM // 8),
     Entry("galore-8bit", LOW_RANK_RATES, rank=DIM // 4),
+    Entry("galore-rowwise", LOW_RANK_RATES, rank=DIM // 8),
+    Entry("galore-rowwise", LOW_RANK_RATES, rank=DIM // 4),
+    Entry("galore-rowwise-8bit", LOW_RANK_RATES, rank=DIM // 8),
+    Entry("galore-rowwise-8bit", LOW_RANK_RATES, rank=DIM // 4),
     Entry("fira", LOW_RANK_RATES, rank=DIM // 8),
     Entry("apollo", LOW_RANK_RATES, rank=DIM // 8),
     Entry("apollo-mini", ADAM_RATES),

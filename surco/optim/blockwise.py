@@ -28,23 +28,24 @@ def pack_rows(first: Tensor, second: Tensor, rows: Tensor | int, step: int) -> t
 
     Args:
         first: m, [U, r] float32.
-        second: v, [U, r] float32, not negative.
+        second: v, [U, r] or [U, 1] float32, not negative.
         rows: numbers of the rows, [U] int64, or their count where they are 0..U-1; they seed the dither.
         step: number of the step, seeds the dither.
 
     Returns:
-        (a [U, r] int8, b [U, r] uint8, e [U] int8).
+        (a [U, r] int8, b uint8 of the shape of v, e [U] int8).
     """
     magnitude = first.abs()
     top = torch.maximum(magnitude.amax(dim=1), second.amax(dim=1).sqrt_())
     exponent = torch.frexp(top)[1].clamp_(-60, 60)
-    columns, device = first.shape[1], first.device
+    device = first.device
     scale = torch.exp2(exponent.to(torch.float32))[:, None]
-    codes = _log_codes(magnitude / scale, _FIRST_STEPS, 127.0, uniform(rows, columns, step, device=device))
+    codes = _log_codes(magnitude / scale, _FIRST_STEPS, 127.0, uniform(rows, first.shape[1], step, device=device))
     codes = torch.where(first < 0, -codes, codes).to(torch.int8)
     share = second / scale / scale
     # A positive v never becomes 0: it divides.
-    squares = _log_codes(share, _SECOND_STEPS, 255.0, uniform(rows, columns, step, device=device, salt=_SECOND_SALT))
+    noise = uniform(rows, second.shape[1], step, device=device, salt=_SECOND_SALT)
+    squares = _log_codes(share, _SECOND_STEPS, 255.0, noise)
     squares = torch.where(share > 0, squares.clamp_min(1.0), squares).to(torch.uint8)
     return codes, squares, exponent.to(torch.int8)
 

@@ -88,6 +88,44 @@ def _compiled_rule() -> Callable[..., Tensor]:
     return torch.compile(_adam_rule, dynamic=True)
 
 
+def rowwise_direction(
+    projected: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    *,
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Low-rank momentum with one second moment a row: advance both in place and return the parts (U, f) of -D.
+
+    v_i is a running mean of |G_i|^2 / n, the mean square of the *whole* row of the gradient, and
+
+        D_i = (m_hat_i P' + (G_i - R_i P')) / (sqrt(v_hat_i) + eps),   -D = U P' + f G
+
+    so that the part of the gradient outside the subspace is followed too, at the same scale but without momentum.
+    Without a basis it is row-wise RMSprop, with a full one row-wise Adam.
+
+    Args:
+        projected: R, [rows, r].
+        gradient: G, [rows, n].
+        first: m, [rows, r], changed in place.
+        second: v, [rows, 1], changed in place.
+        step: number of this step, from 1 (bias correction).
+        betas: decay of m and v.
+        eps: added to the root after bias correction.
+
+    Returns:
+        (U [rows, r], f [rows, 1]).
+    """
+    first.lerp_(projected, 1.0 - betas[0])
+    squares = torch.linalg.vector_norm(gradient, dim=1, keepdim=True).square_().div_(gradient.shape[1])
+    second.lerp_(squares, 1.0 - betas[1])
+    factor = (second / (1.0 - betas[1] ** step)).sqrt_().add_(eps).reciprocal_().neg_()
+    return (first / (1.0 - betas[0] ** step)).sub_(projected).mul_(factor), factor
+
+
 def adafactor_direction(projected: Tensor, state: dict[str, Any], *, step: int, eps: float = 1e-30) -> Tensor:
     """Advance the factored second moment and return -D, [N, r]; no first moment.
 

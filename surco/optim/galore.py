@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,12 +12,13 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from surco.errors import InvalidInputError
-from surco.optim.direction import adafactor_direction, adam_directions, are_finite
+from surco.optim.advance import advance, is_rowwise
+from surco.optim.direction import adafactor_direction, are_finite
 from surco.optim.distributed import gather_rows
 from surco.optim.moments import check_state, create_moments
-from surco.optim.options import SKETCHES, Conventions, Inner, Mode, Projection, check_group
+from surco.optim.options import SKETCHES, Inner, Mode, Projection, check_group
 from surco.optim.refresh import refresh_basis
-from surco.optim.update import Projected, as_matrix, finish, load_moments, sketch, store_moments
+from surco.optim.update import Projected, as_matrix, finish, sketch
 
 
 class GaLore(Optimizer):
@@ -32,6 +32,12 @@ class GaLore(Optimizer):
     weight is 4 (2 N r + n r) bytes, with ``inner="adamw8bit"`` N (2 r + 1) + 4 n r. States are float32 whatever the
     dtype of the weight. Weights of more than two dimensions are flattened behind the first; vectors, and groups with
     ``rank=None``, get the inner rule itself, without ``scale``.
+
+    For embedding tables take ``mode="rowwise"`` with ``covariance_decay=0.9`` (a batch touches few rows, so that its
+    gradient alone is a noisy sample of the row space) and learning rates of Adam: low-rank momentum, but one second
+    moment a row, and the part of the gradient outside the subspace followed at the same scale. On clicks it is level
+    with SparseAdam at 4 (N (r + 1) + n r) bytes, where the mode "galore" is behind: equal steps along all r directions
+    favor the weak ones, and what a rare row has outside the subspace is lost (benchmarks/galore_quality.py).
 
     Sparse gradients (``nn.EmbeddingBag(sparse=True)``) touch only the rows that were looked up: no pass over the
     table, untouched rows and their moments stay bit for bit. As in ``torch.optim.SparseAdam``, idle moments do not
@@ -66,8 +72,9 @@ class GaLore(Optimizer):
         seed: of random bases and sketches.
         process_group: ranks that share one basis by summing their n x n Gram matrices.
         has_local_gradients: the ranks hold replicas of the tables and their sparse gradients are *not* yet averaged:
-            exchange the projected rows (r floats each, not n). Leave False under DistributedDataParallel and for
-            sharded tables. Every rank must then hold a gradient, be it without rows, at every step.
+            exchange the projected rows (r floats each, not n; in modes other than "galore" the rows too). Leave False
+            under DistributedDataParallel and for sharded tables. Every rank must then hold a gradient, be it without
+            rows, at every step.
 
     Raises:
         InvalidInputError: an option is outside its range, or a sparse gradient meets an option without a lazy form.
@@ -196,9 +203,10 @@ class GaLore(Optimizer):
         Raises:
             InvalidInputError: the state of a parameter is of another optimizer, or of a weight of another shape.
         """
-        numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for number, parameter in zip(numbers, self._parameters(), strict=False):
-            check_state(state_dict["state"].get(number, {}), tuple(parameter.shape))
+        pairs = [(number, group) for group in state_dict["param_groups"] for number in group["params"]]
+        for (number, group), parameter in zip(pairs, self._parameters(), strict=False):
+            by_rows = group.get("mode") == Mode.ROWWISE
+            check_state(state_dict["state"].get(number, {}), tuple(parameter.shape), is_rowwise=by_rows)
         # torch also turns strings into generators; so every entry is taken from the source again.
         super().load_state_dict(state_dict)
         numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -282,31 +290,10 @@ class GaLore(Optimizer):
             if group["inner"] == Inner.ADAFACTOR and "row_avg_sq" in work.state:
                 finish(work, adafactor_direction(work.values, work.state, step=work.state["step"]))
                 continue
-            key = (id(group), work.state["step"], work.parameter.device)
+            key = (id(group), work.state["step"], work.parameter.device, is_rowwise(work))
             batches.setdefault(key, []).append(work)
         for batch in batches.values():
-            self._adam(batch)
-
-    def _adam(self, batch: list[Projected]) -> None:
-        group, step = batch[0].group, batch[0].state["step"]
-        eps = float(group["eps"])
-        if group["conventions"] == Conventions.GALORE_TORCH:
-            # m_hat / (sqrt(v) + eps) * sqrt(1 - beta2^t) is torch's form with eps / sqrt(1 - beta2^t).
-            eps /= math.sqrt(1.0 - group["betas"][1] ** step)
-        moments = [load_moments(work) for work in batch]
-        directions = adam_directions(
-            [work.values for work in batch],
-            [first for first, _ in moments],
-            [second for _, second in moments],
-            step=step,
-            betas=group["betas"],
-            eps=eps,
-            implementation=group["implementation"],
-        )
-        for work, (first, second), negative in zip(batch, moments, directions, strict=True):
-            if work.rows is not None or "exponent" in work.state:
-                store_moments(work, first, second)
-            finish(work, negative)
+            advance(batch)
 
     # ------------------------------------------------------------------ parts
 
@@ -367,7 +354,7 @@ class GaLore(Optimizer):
             return
         # One byte codes pay only where a row has more than one entry; vectors are small anyway.
         is_8bit = group["inner"] == Inner.ADAMW_8BIT and work.parameter.dim() >= 2
-        create_moments(state, count, columns, device=device, is_8bit=is_8bit)
+        create_moments(state, count, columns, device=device, is_8bit=is_8bit, is_rowwise=is_rowwise(work))
 
     def _finite(self, works: list[Projected]) -> list[Projected]:
         """The works whose projected gradients are finite; the others are counted. One synchronization a device."""

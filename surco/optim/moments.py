@@ -1,6 +1,7 @@
 """Storage of the low-rank moments: float32 or one byte each, whole or row by row, and their turn into a new basis.
 
-A parameter's moments m, v are [N, r] whatever its shape; they live in the optimizer's state as plain tensors.
+A parameter's moments m, v are [N, r] whatever its shape (v is [N, 1] in the mode "rowwise"); they live in the
+optimizer's state as plain tensors.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ CHUNK_ROWS = 1 << 20
 CHUNK_ENTRIES_CPU = 1 << 17
 
 
-def create_moments(state: dict[str, Any], rows: int, columns: int, *, device: torch.device, is_8bit: bool) -> None:
-    """Put zero moments [rows, columns] into a parameter's ``state``."""
+def create_moments(
+    state: dict[str, Any], rows: int, columns: int, *, device: torch.device, is_8bit: bool, is_rowwise: bool = False
+) -> None:
+    """Put zero moments [rows, columns] into a parameter's ``state``; with ``is_rowwise`` the second is [rows, 1]."""
+    second = 1 if is_rowwise else columns
     if is_8bit:
         state["exp_avg_code"] = torch.zeros(rows, columns, dtype=torch.int8, device=device)
-        state["exp_avg_sq_code"] = torch.zeros(rows, columns, dtype=torch.uint8, device=device)
+        state["exp_avg_sq_code"] = torch.zeros(rows, second, dtype=torch.uint8, device=device)
         state["exponent"] = torch.zeros(rows, dtype=torch.int8, device=device)
     else:
         state["exp_avg"] = torch.zeros(rows, columns, dtype=torch.float32, device=device)
-        state["exp_avg_sq"] = torch.zeros(rows, columns, dtype=torch.float32, device=device)
+        state["exp_avg_sq"] = torch.zeros(rows, second, dtype=torch.float32, device=device)
 
 
 def read_moments(state: dict[str, Any], rows: Tensor | slice | None = None) -> tuple[Tensor, Tensor]:
@@ -61,13 +65,14 @@ def write_moments(state: dict[str, Any], first: Tensor, second: Tensor, rows: Te
             state[key].index_copy_(0, rows, values)
 
 
-def rotate_moments(state: dict[str, Any], old: Tensor, new: Tensor, step: int) -> None:
+def rotate_moments(state: dict[str, Any], old: Tensor, new: Tensor, step: int, *, is_rowwise: bool = False) -> None:
     """Turn the first moment from the basis ``old`` [n, r] into ``new`` [n, r], in place, a chunk of rows at a time.
 
     With Q = old' new: m' = m Q, the projection of the same momentum. The second moment stays with its column, since the
     j-th direction of the new basis has about the energy of the j-th of the old one: turning it as a diagonal
     covariance, v Q*Q, lets the largest entry leak into all others and slows training. It is raised to m'^2 where it is
-    below, so that no entry of the next step is longer than one.
+    below, so that no entry of the next step is longer than one. A second moment of whole rows (``is_rowwise``) has no
+    directions and stays.
 
     Source: the projection-aware first moment of LDAdam (arXiv 2410.16103); the second moment is ours.
     """
@@ -80,14 +85,16 @@ def rotate_moments(state: dict[str, Any], old: Tensor, new: Tensor, step: int) -
         turned = first @ turn
         if "exponent" in state:
             numbers = torch.arange(part.start, part.stop, device=first.device)
-            write_moments(state, turned, torch.maximum(second, turned.square()), numbers, step)
+            raised = second if is_rowwise else torch.maximum(second, turned.square())
+            write_moments(state, turned, raised, numbers, step)
         else:
             first.copy_(turned)
-            torch.maximum(second, turned.square_(), out=second)
+            if not is_rowwise:
+                torch.maximum(second, turned.square_(), out=second)
 
 
-def check_state(state: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """Check that the saved ``state`` is of this optimizer and of a parameter of ``shape``.
+def check_state(state: dict[str, Any], shape: tuple[int, ...], *, is_rowwise: bool = False) -> None:
+    """Check that the saved ``state`` is of this optimizer, of a parameter of ``shape`` and of the mode.
 
     The fused kernels trust their tensors: one of another size would be read and written past its end.
 
@@ -105,7 +112,10 @@ def check_state(state: dict[str, Any], shape: tuple[int, ...]) -> None:
     if state.get("is_left"):
         rows, columns = columns, rows
     width = state.get("rank", columns)
+    second = 1 if is_rowwise and "rank" in state else width
     expected = dict.fromkeys(_MATRICES, (rows, width)) | {
+        "exp_avg_sq": (rows, second),
+        "exp_avg_sq_code": (rows, second),
         "exponent": (rows,),
         "row_avg_sq": (rows,),
         "column_avg_sq": (width,),

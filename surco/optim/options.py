@@ -15,10 +15,12 @@ from surco.errors import InvalidInputError
 class Mode(StrEnum):
     """How the low-rank moments become a weight update.
 
-    Sources: GaLore (arXiv 2403.03507), Fira (arXiv 2410.01623), APOLLO and APOLLO-Mini (arXiv 2412.05270).
+    Sources: GaLore (arXiv 2403.03507), Fira (arXiv 2410.01623), APOLLO and APOLLO-Mini (arXiv 2412.05270); the second
+    moment by rows is that of row-wise Adam for embedding tables (FBGEMM's partial row-wise Adam).
     """
 
     GALORE = "galore"  # project, adapt, project back: the update lies in the subspace
+    ROWWISE = "rowwise"  # low-rank momentum, one second moment a row, the rest of the gradient without momentum
     FIRA = "fira"  # GaLore plus the residual outside the subspace, scaled row by row
     APOLLO = "apollo"  # the moments of a random sketch scale the rows of the raw gradient
     APOLLO_MINI = "apollo-mini"  # the same with one sketch direction and one factor a tensor
@@ -73,8 +75,14 @@ class Implementation(StrEnum):
 
 
 SKETCHES = (Mode.APOLLO, Mode.APOLLO_MINI)  # their basis is random and has no spectrum
-DEFAULT_SCALE = {Mode.GALORE: 0.25, Mode.FIRA: 0.25, Mode.APOLLO: 1.0, Mode.APOLLO_MINI: math.sqrt(128.0)}
-"""Factor of the projected update where the group names none: the values the three papers use."""
+DEFAULT_SCALE = {
+    Mode.GALORE: 0.25,
+    Mode.ROWWISE: 1.0,
+    Mode.FIRA: 0.25,
+    Mode.APOLLO: 1.0,
+    Mode.APOLLO_MINI: math.sqrt(128.0),
+}
+"""Factor of the projected update where the group names none: the values the papers use; one where rates are Adam's."""
 
 _CHOICES: dict[str, type[StrEnum]] = {
     "mode": Mode,
@@ -125,6 +133,10 @@ def check_group(group: MutableMapping[str, Any]) -> None:
     if not 0.0 < _number(group["energy"]) <= 1.0:
         raise InvalidInputError(
             f"Expected `energy` in (0, 1], the share that rank='auto' keeps; got {group['energy']!r}."
+        )
+    if group["mode"] == Mode.ROWWISE and group["inner"] == Inner.ADAFACTOR:
+        raise InvalidInputError(
+            "mode='rowwise' has a second moment of its own; use inner 'adam', 'adamw' or 'adamw8bit'."
         )
     is_sketch = group["mode"] in SKETCHES
     if is_sketch and rank == "auto" and group["mode"] == Mode.APOLLO:

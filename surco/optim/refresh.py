@@ -69,7 +69,7 @@ def refresh_basis(
     basis = found.basis if old is None or how == Refresh.SVD else align_signs(found.basis, old)
     basis = same_basis(basis, process_group)
     if old is not None and group["rotate_moments"] and ("exp_avg" in state or "exponent" in state):
-        rotate_moments(state, old, basis, state["step"])
+        rotate_moments(state, old, basis, state["step"], is_rowwise=group["mode"] == Mode.ROWWISE)
     state.update(rank=rank, basis=basis, captured_energy=found.captured, stable_rank=found.stable_rank)
     state["refreshes"] += 1
 

@@ -85,9 +85,7 @@ def sketch(state: dict[str, Any], columns: int, device: torch.device) -> Tensor:
 def finish(work: Projected, negative: Tensor) -> None:
     """Write the weight, given -D of the inner rule in the subspace."""
     group, state = work.group, work.state
-    rate = float(group["lr"])
-    decay = rate * float(group["weight_decay"]) if group["inner"] != Inner.ADAM else 0.0
-    is_late = group["conventions"] == Conventions.GALORE_TORCH
+    rate, decay, is_late = _rates(group)
     if "rank" not in state:
         _write(work, negative, None, None, rate, decay, is_late=is_late)
         return
@@ -113,6 +111,20 @@ def finish(work: Projected, negative: Tensor) -> None:
     else:
         factor = factor * _limit(factor * raw, state)
         _write(work, None, None, -factor, rate, decay, is_late=is_late)
+
+
+def finish_rows(work: Projected, inside: Tensor, factor: Tensor) -> None:
+    """Write the weight, given -D = ``inside`` P' + ``factor`` G of the mode "rowwise"."""
+    rate, decay, is_late = _rates(work.group)
+    rate *= float(work.group["scale"])
+    _write(work, inside, work.state["basis"], factor, rate, decay, is_late=is_late)
+
+
+def _rates(group: dict[str, Any]) -> tuple[float, float, bool]:
+    """Learning rate, decoupled decay of a step, and whether it acts after the update."""
+    rate = float(group["lr"])
+    decay = rate * float(group["weight_decay"]) if group["inner"] != Inner.ADAM else 0.0
+    return rate, decay, group["conventions"] == Conventions.GALORE_TORCH
 
 
 def _limit(row_norms: Tensor, state: dict[str, Any], growth: float = 1.01) -> Tensor:

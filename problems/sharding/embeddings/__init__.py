@@ -2,7 +2,7 @@
 
     from problems.sharding.embeddings import PlantedClicks, TrainConfig, train
     data = PlantedClicks(rows=(5000, 800, 60), pooling=(1, 3, 1)).draw(100_000, seed=1)
-    result = train(data, TrainConfig(optimizer="galore", rank=4))
+    result = train(data, TrainConfig(optimizer="galore-rowwise", rank=4))
 
 ``tables_from_model`` turns model, optimizer and batches into the table entries of a sharding spec.
 """

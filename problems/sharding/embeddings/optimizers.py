@@ -46,6 +46,9 @@ TABLE_OPTIMIZERS: dict[str, TableOptimizer] = {
     ),
     "galore": TableOptimizer(_low_rank()),
     "galore-8bit": TableOptimizer(_low_rank(inner="adamw8bit")),
+    # A batch touches few rows, so that its gradient alone is a noisy sample of the row space: a running covariance.
+    "galore-rowwise": TableOptimizer(_low_rank(mode="rowwise", covariance_decay=0.9)),
+    "galore-rowwise-8bit": TableOptimizer(_low_rank(mode="rowwise", covariance_decay=0.9, inner="adamw8bit")),
     "fira": TableOptimizer(_low_rank(mode="fira")),
     "apollo": TableOptimizer(_low_rank(mode="apollo")),
     "apollo-mini": TableOptimizer(_low_rank(mode="apollo-mini")),

@@ -52,7 +52,7 @@ def test_every_optimizer_lowers_the_loss(name, architecture):
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
-@pytest.mark.parametrize("name", ["galore", "galore-8bit", "adamw", "rowwise-adagrad"])
+@pytest.mark.parametrize("name", ["galore", "galore-rowwise", "galore-8bit", "adamw", "rowwise-adagrad"])
 def test_resume_from_a_checkpoint_in_mid_epoch_is_exact(tmp_path: Path, name: str):
     data = TASK.draw(2000, seed=1)
     config = TrainConfig(optimizer=name, epochs=2, batch_size=128, checkpoint_every=5, update_gap=4)
@@ -91,7 +91,7 @@ def command(out: Path, optimizer: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["galore", "galore-8bit"])
+@pytest.mark.parametrize("optimizer", ["galore", "galore-8bit", "galore-rowwise-8bit"])
 def test_kill_minus_nine_and_resume(tmp_path: Path, optimizer: str):
     """A process is killed in training, twice; the third ends with the files of an undisturbed run, bit for bit."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

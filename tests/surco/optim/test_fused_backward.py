@@ -51,7 +51,7 @@ def assert_same(first: nn.Module, second: nn.Module, **tolerance: float) -> None
         torch.testing.assert_close(ours, theirs, **tolerance)
 
 
-@pytest.mark.parametrize("mode", ["galore", "fira", "apollo"])
+@pytest.mark.parametrize("mode", ["galore", "rowwise", "fira", "apollo"])
 @pytest.mark.parametrize("max_norm", [None, 0.3])
 def test_equals_the_plain_loop(mode, max_norm):
     """Also under a schedule and with clipping by the full norm (which is active: the norms are larger)."""
@@ -90,7 +90,7 @@ def global_norm(model: nn.Module) -> float:
     return squares**0.5
 
 
-@pytest.mark.parametrize("mode", ["galore", "fira"])
+@pytest.mark.parametrize("mode", ["galore", "rowwise", "fira"])
 def test_accumulation_equals_the_plain_loop_between_refreshes(mode):
     plain, fused = toy(), toy()
     # The basis of the fused run comes from the first micro-batch alone, so one common step gives both the same basis.

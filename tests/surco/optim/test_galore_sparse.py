@@ -205,7 +205,7 @@ def test_options_without_a_lazy_form_are_refused(options):
         run_sparse(weight, GaLore([weight], rank=4, **options), sparse_gradients(1))
 
 
-@pytest.mark.parametrize("mode", ["galore", "fira", "apollo"])
+@pytest.mark.parametrize("mode", ["galore", "rowwise", "fira", "apollo"])
 @pytest.mark.parametrize("inner", ["adamw", "adamw8bit"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_of_rows_leave_the_step_as_it_is(monkeypatch: pytest.MonkeyPatch, mode: str, inner: str, dtype):
