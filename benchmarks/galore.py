@@ -9,6 +9,7 @@ One thread, CPU time of the process, medians; the variants of a comparison take 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -92,12 +93,12 @@ def touched_row_rows() -> Iterator[Row]:
 
 
 def state_rows() -> Iterator[Row]:
-    """State bytes by walking the state, beside the formula 4 (2 N r + d r)."""
+    """State bytes by walking the state, beside the formulas 4 (2 N r + d r) and, "rowwise", 4 (N (r + 1) + d r)."""
     for rows, dim, rank in [(100_000, 64, 16), (100_000, 128, 16), (100_000, 32, 4)]:
-        formula = 4 * (2 * rows * rank + dim * rank)
-        for inner in ("adamw", "adamw8bit"):
+        for inner, mode in itertools.product(("adamw", "adamw8bit"), ("galore", "rowwise")):
+            formula = 4 * (rows * (2 * rank if mode == "galore" else rank + 1) + dim * rank)
             weight = nn.Parameter(torch.zeros(rows, dim))
-            optimizer = GaLore([weight], rank=rank, inner=inner)
+            optimizer = GaLore([weight], rank=rank, inner=inner, mode=mode)
             index = torch.randint(rows, (1, 1000), generator=torch.Generator().manual_seed(0))
             weight.grad = torch.sparse_coo_tensor(index, torch.ones(1000, dim), (rows, dim), check_invariants=False)
             optimizer.step()
@@ -107,6 +108,7 @@ def state_rows() -> Iterator[Row]:
                 "dim": dim,
                 "rank": rank,
                 "inner": inner,
+                "mode": mode,
                 "bytes": size,
                 "over_formula": size / formula,
             }

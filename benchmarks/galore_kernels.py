@@ -194,6 +194,7 @@ def sparse_rows(
     makers = {
         "ours": lambda p: GaLore([p], lr=1e-2, rank=rank, update_gap=10**6),
         "ours, 8-bit": lambda p: GaLore([p], lr=1e-2, rank=rank, update_gap=10**6, inner="adamw8bit"),
+        "ours, rowwise": lambda p: GaLore([p], lr=1e-2, rank=rank, update_gap=10**6, mode="rowwise"),
         "SparseAdam": lambda p: torch.optim.SparseAdam([p], lr=1e-3),
         "row-wise Adagrad": lambda p: RowwiseAdagrad([p], lr=1e-2),
     }
@@ -243,8 +244,13 @@ def _sparse_row(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradient
     row["state_bytes_per_row"] = state_bytes(optimizer) / weight.shape[0]
     if isinstance(optimizer, GaLore):
         state = optimizer.state[weight]
-        basis = state["basis"]
+        basis, state_mode = state["basis"], optimizer.param_groups[0]["mode"]
         row["rotation_ms"] = median(
-            times_ms(lambda: rotate_moments(state, basis, basis, 1), repeats=3, device=device, warm_up=1)
+            times_ms(
+                lambda: rotate_moments(state, basis, basis, 1, is_rowwise=state_mode == "rowwise"),
+                repeats=3,
+                device=device,
+                warm_up=1,
+            )
         )
     return row

@@ -32,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dense, fira": {"rank": 8, "mode": "fira"},
     "sparse": {"rank": 4},
     "sparse, 8-bit": {"rank": 4, "inner": "adamw8bit"},
+    "sparse, rowwise": {"rank": 4, "mode": "rowwise", "covariance_decay": 0.9},
+    "sparse, rowwise 8-bit": {"rank": 4, "mode": "rowwise", "inner": "adamw8bit"},
     "sparse, running covariance": {"rank": 4, "covariance_decay": 0.9},
 }
 UPDATE_GAP = 7

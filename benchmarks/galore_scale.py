@@ -79,6 +79,7 @@ def optimizers(rank: int) -> dict[str, Callable[[Tensor], torch.optim.Optimizer]
     return {
         "GaLore fp32": lambda p: GaLore([p], lr=0.02, scale=1.0, rank=rank, update_gap=200),
         "GaLore 8-bit": lambda p: GaLore([p], lr=0.02, scale=1.0, rank=rank, update_gap=200, inner="adamw8bit"),
+        "GaLore rowwise": lambda p: GaLore([p], lr=0.02, rank=rank, update_gap=200, mode="rowwise"),
         "row-wise Adagrad": lambda p: RowwiseAdagrad([p], lr=0.05),
         "row-wise Adam": lambda p: RowwiseAdam([p], lr=0.005),
         "SparseAdam": lambda p: torch.optim.SparseAdam([p], lr=0.005),
