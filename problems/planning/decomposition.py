@@ -23,6 +23,7 @@ from surco.errors import InfeasibleError
 
 _LOG = logging.getLogger(__name__)
 CORE_WEIGHT = 0.5  # of the core in the points that are separated
+PATIENCE = 3  # scenarios survived in a row, after one that failed, that end a scan
 ROUND = 4  # failing scenarios after which the master is asked again
 CROSSING_GAP = 0.01  # with set-up prices, plans are crossed while the gap is larger
 
@@ -288,9 +289,9 @@ class Decomposition:
         while not self._is_finished():
             point = x if self.core is None else weight * self.core + (1.0 - weight) * x
             recent = sorted((s for s, age in self._recent.items() if age < 3), key=lambda s: self._recent[s])
-            order = recent + [s for s in self.survival.binding.tolist() if s not in set(recent)]
+            order = recent + [s for s in self.survival.order if s not in set(recent)]
             found, is_complete = self.survival.failures(
-                self.network.capacities(point), order, until=self._deadline.is_over, most=ROUND
+                self.network.capacities(point), order, until=self._deadline.is_over, most=ROUND, patience=PATIENCE
             )
             self._recent = {s: age + 1 for s, age in self._recent.items()}
             for s, _ in found:

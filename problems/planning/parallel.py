@@ -80,20 +80,22 @@ class PooledSurvival(Survival):
         share: float = 0.9,
         until: Callable[[], bool] | None = None,
         most: int | None = None,
+        patience: int | None = None,
     ) -> tuple[list[tuple[int, Answer]], bool]:
-        """As of ``Survival``; asks in waves of ``workers`` times ``chunk`` scenarios."""
+        """As of ``Survival``; asks in waves of ``workers`` times ``chunk`` scenarios, and counts patience by waves."""
         todo = list(self.order if scenarios is None else scenarios)
         found: list[tuple[int, Answer]] = []
         wave = self._workers * self._chunk
         for start in range(0, len(todo), wave):
             if until is not None and until():
                 return found, False
-            part = todo[start : start + wave]
+            part, before = todo[start : start + wave], len(found)
             for scenario, answer in zip(part, self._ask(capacities, part, share), strict=True):
                 if not answer.is_survived:
                     self.failed(scenario)
                     found.append((scenario, answer))
-            if most is not None and len(found) >= most:
+            is_enough = most is not None and len(found) >= most
+            if is_enough or (patience is not None and before and len(found) == before and len(part) >= patience):
                 return found, start + wave >= len(todo)
         return found, True
 

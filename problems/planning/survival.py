@@ -113,20 +113,26 @@ class Survival:
         share: float = 0.9,
         until: Callable[[], bool] | None = None,
         most: int | None = None,
+        patience: int | None = None,
     ) -> tuple[list[tuple[int, Answer]], bool]:
         """Scenarios not survived among ``scenarios`` (default all), and whether none was skipped.
 
-        Some are skipped when ``until`` says stop, or after ``most`` were found.
+        Some are skipped when ``until`` says stop, after ``most`` were found, or after ``patience`` were survived in a
+        row since one was found: most programs of a scan confirm survival, and one cut is enough to go on with.
         """
-        found = []
+        found, survived = [], 0
         for scenario in list(self.order if scenarios is None else scenarios):
             if until is not None and until():
                 return found, False
             answer = self.separate(capacities, scenario, share=share)
+            survived += 1
             if not answer.is_survived:
                 found.append((scenario, answer))
+                survived = 0
                 if most is not None and len(found) >= most:
                     return found, False
+            elif found and patience is not None and survived >= patience:
+                return found, False
         return found, True
 
     def is_survivable(self, capacities: Array) -> bool:

@@ -120,3 +120,22 @@ def test_callback_stops_the_run():
 def test_separation_on_bridges_equals_the_judge():
     instance = ring(3, demands=((0, 1, 7.0), (2, 1, 4.0)))  # each failure leaves a path, whose links are bridges
     assert optimum(instance) == pytest.approx(enumerate_optimum(instance, 3))
+
+
+def test_a_scan_ends_after_patience_or_enough_and_says_so():
+    network = compile_instance(from_topohub("polska"))
+    engine = Decomposition(network, tolerance=1e-6)
+    engine.run(30)
+    assert engine.best is not None
+    survival, weak = Survival(network), network.capacities(engine.best)
+    assert survival.failures(weak, patience=1) == ([], True)
+    weak[int(np.argmax(weak))] -= 100.0  # a module less of an optimum: some scenarios fail now
+    everything, is_complete = survival.failures(weak)
+    assert is_complete
+    failing = {s for s, _ in everything}
+    order = sorted(failing) + sorted(set(survival.binding.tolist()) - failing)
+    assert 1 < len(failing) < len(order) - 1
+    some, is_complete = survival.failures(weak, order, patience=1)
+    assert ({s for s, _ in some}, is_complete) == (failing, False)
+    assert survival.failures(weak, order[::-1], patience=1)[0]  # patience begins at the first that fails
+    assert len(survival.failures(weak, order, most=1)[0]) == 1
