@@ -15,16 +15,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.photonics_campaign_evaluator import Evaluator
-from benchmarks.photonics_campaign_objective import Objective
+from benchmarks.photonics_campaign_objective import KINDS, Objective
 from problems.photonics import PhotonicProblem
-
-BETAS = (0.667, 0.9)
-KINDS = ("spec", "margin", "square", "deep", "norm", "tight")
 
 
 @dataclass(slots=True)
 class Group:
-    """Seeds that step together, on the simulator's device; ``weight`` [R] is 1 for rows that learn by the margin.
+    """Seeds that step together, on the simulator's device; ``weight`` [R] is 1 for rows on the second objective.
 
     ``latent``, ``first`` and ``second`` are float32: the state of 20 seeds of the largest device must fit into two
     files of 16 MiB, and a resumed run must go on exactly as one that was never stopped.
@@ -96,6 +93,7 @@ class Cell:
         self.objectives = {kind: Objective(problem.target, count, self.device, kind) for kind in KINDS}
         self.classes = torch.from_numpy(problem.oracle.painter.incidence.classes.ravel()).to(self.device)
         self.evaluate = Evaluator(problem.simulator, name, is_graphed=not options.no_graphs)
+        self.kinds = ("spec", "margin") if options.objective == "margin" else (options.objective, options.then)
         seeds = list(range(options.first_seed, options.first_seed + options.seeds))
         parts = [seeds[k :: options.groups] for k in range(options.groups)]
         self.groups = [Group.fresh(problem, part, self.device) for part in parts if part]
@@ -145,7 +143,7 @@ class Cell:
     def _paint(self, group: Group) -> None:
         """Costs of the latents, and their painting on the threads."""
         group.latent.requires_grad_()
-        group.costs = self.problem.latent_costs(group.latent.double())
+        group.costs = self.problem.latent_costs(group.latent.double(), sharpness=self.options.sharpness)
         reward = -group.costs.detach().cpu().numpy()
         paint = self.problem.oracle.painter.paint
         group.painting = [self.pool.submit(paint, reward[k : k + 1]) for k in range(len(reward))]
@@ -172,29 +170,34 @@ class Cell:
         group.spent[1] += time.perf_counter() - middle
 
     def _simulate(self, group: Group, design: Tensor) -> tuple[Tensor, Tensor]:
-        """S and the slope of the loss; rows that have met the spec may be pushed on by the margin."""
+        """S and the slope of the loss; rows whose weight is 1 have gone on to the second objective."""
+        first, second = self.kinds
         if group.weight is None:
             group.weight = torch.zeros_like(group.best)
-        if self.options.objective == "margin":
+        if self.options.then:
+            group.weight.fill_(float(group.steps >= self.options.then_from * self.options.steps))
+        elif second:
             group.weight.copy_(group.best > 0)  # in place: a graph reads it where it was captured
 
         def scalar(s: Tensor) -> Tensor:
             # Adam does not see the size of a row's gradient, so that a row may change its loss on the way.
             assert group.weight is not None
-            if self.options.objective != "margin":
-                return self.objectives[self.options.objective].loss(s).sum()
-            spec, margin = (self.objectives[kind].loss(s) for kind in ("spec", "margin"))
-            return ((1 - group.weight) * spec + group.weight * margin).sum()
+            if not second:
+                return self.objectives[first].loss(s).sum()
+            before, after = (self.objectives[kind].loss(s) for kind in (first, second))
+            return ((1 - group.weight) * before + group.weight * after).sum()
 
         return self.evaluate(id(group), design, scalar)
 
     def _adam(self, group: Group, gradient: Tensor) -> None:
         """Adam as `problems.photonics.methods.LatentDescent` has it; the step may fall over the run."""
-        t, (b1, b2) = group.steps + 1, BETAS
+        t, (b1, b2) = group.steps + 1, self.options.betas
         group.first = b1 * group.first + (1 - b1) * gradient
         group.second = b2 * group.second + (1 - b2) * gradient.square()
         scale = gradient.abs().amax(-1, keepdim=True)
-        move = (group.first / (1 - b1**t)) / ((group.second / (1 - b2**t)).sqrt() + 1e-8 * scale + 1e-30)
+        move = (group.first / (1 - b1**t)) / (
+            (group.second / (1 - b2**t)).sqrt() + self.options.damping * scale + 1e-30
+        )
         share = 0.5 + 0.5 * math.cos(math.pi * group.steps / self.options.steps)
         fall = self.options.anneal + (1 - self.options.anneal) * share
         group.latent = group.latent.detach() - self.options.step_size * fall * move
@@ -225,7 +228,9 @@ class Cell:
         return {
             "cell": self.name, "id": self.problem.id, "brush": self.problem.brush.name, "border": options.border,
             "wavelengths_nm": list(self.problem.device.wavelengths_nm), "objective": options.objective,
-            "step_size": options.step_size, "anneal": options.anneal,
+            "step_size": options.step_size, "anneal": options.anneal, "betas": list(options.betas),
+            "damping": options.damping, "sharpness": options.sharpness,
+            "then": options.then, "then_from": options.then_from if options.then else None,
             "seeds": sorted(seed for group in self.groups for seed in group.seeds), "steps": len(history),
             "met": int(met.any(0).sum()), "steps_to_spec": [int(m.argmax()) + 1 if m.any() else None for m in met.T],
             "best_metric": best.tolist(), "best": float(best.max()), "median": float(np.median(best)),

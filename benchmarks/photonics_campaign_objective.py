@@ -7,6 +7,8 @@ from torch import Tensor
 
 from problems.photonics.targets import Spec, signed_distance
 
+KINDS = ("spec", "margin", "square", "deep", "norm", "tight")
+
 
 class Objective:
     """Loss and metric of a batch of S.

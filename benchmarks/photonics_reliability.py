@@ -67,13 +67,15 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--brush")
+    parser.add_argument("--border", choices=("free", "fixed"), help="default that of the id")
+    parser.add_argument("--torch-device", default="cpu", help="of the simulator")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     table = []
     for device in options.devices:
-        overrides = {"brush": options.brush} if options.brush else {}
-        problem = DOMAIN.make(f"photonics/{device}-{options.grid}-v0", **overrides)
+        overrides = {key: getattr(options, key) for key in ("brush", "border") if getattr(options, key)}
+        problem = DOMAIN.make(f"photonics/{device}-{options.grid}-v0", torch_device=options.torch_device, **overrides)
         for name in options.methods:
             rows = [
                 one_run(problem, METHODS[name](), calls=options.calls, seed=seed)

@@ -11,6 +11,7 @@ import torch
 from benchmarks import gpu_photonics_campaign as campaign
 from benchmarks.photonics_campaign_cell import Cell, Group
 from benchmarks.photonics_campaign_objective import Objective
+from benchmarks.photonics_campaign_options import CELLS, cell_name, parse_cells, parser
 from benchmarks.photonics_campaign_report import rows_of, table
 from benchmarks.photonics_campaign_setup import Exteriors, problem_id
 from problems.photonics import DOMAIN
@@ -51,7 +52,7 @@ NAME = "bend-40nm-3px-free"
 
 
 def options(out, *more):
-    return campaign.parser().parse_args([*SMALL, "--out", str(out), *more])
+    return parser().parse_args([*SMALL, "--out", str(out), *more])
 
 
 def test_resumed_across_calls_then_judged_and_reported(tmp_path, monkeypatch):
@@ -241,13 +242,33 @@ def test_polish_never_falls_stays_feasible_and_is_judged(tmp_path):
     assert f"{NAME}-polished" in table(tmp_path)
 
 
+def test_a_second_objective_takes_over_at_its_step(tmp_path):
+    ways = {"a": [], "b": ["--then", "norm", "--then-from", "0.6"], "c": ["--objective", "norm"]}
+    history = {}
+    for way, more in ways.items():
+        assert campaign.main([*SMALL, "--step-size", "0.3", *more, "--out", str(tmp_path / way)]) == 0
+        with np.load(tmp_path / way / "designs.npz", allow_pickle=False) as archive:
+            history[way] = next(archive[key] for key in archive.files if key.endswith("/history"))
+    np.testing.assert_array_equal(history["a"][:4], history["b"][:4])  # the fourth design is what step 3 led to
+    assert (history["a"][4] != history["b"][4]).any()
+    assert (history["b"][2] != history["c"][2]).any()
+    (row,) = rows_of(tmp_path / "b" / "campaign.jsonl")
+    assert row["cell"] == f"{NAME}-step0.3-norm-from0.6"
+    assert (row["then"], row["then_from"]) == ("norm", 0.6)
+
+
+def test_a_cell_is_named_by_what_differs_from_the_defaults(tmp_path):
+    given = options(tmp_path, "--betas", "0.9", "0.99", "--anneal", "0.02", "--objective", "deep", "--damping", "0.1")
+    assert cell_name(("bend", 8), given) == "bend-40nm-8px-free-deep-anneal0.02-betas0.9,0.99-damping0.1"
+
+
 def test_cells_are_parsed_in_order():
-    assert campaign.parse_cells(["wdm:8", "bend:6,10", "wdm:8"]) == [("wdm", 8), ("bend", 6), ("bend", 10)]
+    assert parse_cells(["wdm:8", "bend:6,10", "wdm:8"]) == [("wdm", 8), ("bend", 6), ("bend", 10)]
     for text in ("wdm", "wdm:", "wdm:a", "laser:8"):
         with pytest.raises(SystemExit, match="DEVICE:PX"):
-            campaign.parse_cells([text])
-    assert campaign.parse_cells(["wdm-6400nm:8"]) == [("wdm-6400nm", 8)]
-    everything = campaign.parse_cells(list(campaign.CELLS))
+            parse_cells([text])
+    assert parse_cells(["wdm-6400nm:8"]) == [("wdm-6400nm", 8)]
+    everything = parse_cells(list(CELLS))
     assert {px for device, px in everything if device == "mode-converter"} == {6, 8, 10, 12, 14, 16, 18, 20}
 
 
