@@ -33,6 +33,7 @@ OPTIMIZERS = {
     "SparseAdam": "sparse-adam",
     "GaLore": "galore",
     "GaLore 8-bit": "galore-8bit",
+    "GaLore rowwise": "galore-rowwise",
     "Adagrad": "rowwise-adagrad",
 }
 
