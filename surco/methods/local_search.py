@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,9 +82,9 @@ class LocalSearch:
 def neighborhood(problem: CountedProblem, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """At most ``count`` feasible neighbors [K, n] of x [n].
 
-    Without moves of the problem, half of the neighbors are steps along one or two coordinates that the problem's own
-    check finds feasible. The rest are vertices: the one nearest to x with one to three coordinates flipped, where the
-    oracle minimizes the distance to that target, sum_i (1 - 2 target_i) x_i for 0/1 variables.
+    Without moves of the problem, half of the neighbors are steps along one or two coordinates that both the problem's
+    check and the oracle's find feasible. The rest are vertices: the one nearest to x with one to three coordinates
+    flipped, where the oracle minimizes the distance to that target, sum_i (1 - 2 target_i) x_i for 0/1 variables.
     """
     if isinstance(problem.inner, HasMoves):
         return problem.inner.moves(x, count=count, generator=generator)
@@ -108,7 +109,9 @@ def _steps(problem: CountedProblem, x: Tensor, count: int, generator: torch.Gene
         return moved
     moved = torch.unique(moved, dim=0)
     moved = moved[torch.randperm(len(moved), generator=generator)]
-    return moved[problem.violation(moved) <= 1e-9][:count]
+    moved = moved[problem.violation(moved) <= 1e-9]
+    # No oracle made these points, so its check counts too: a problem's own often trusts that x is 0/1.
+    return moved[torch.from_numpy(np.asarray(problem.oracle.violation(to_numpy(moved))) <= 1e-6)][:count]
 
 
 def _repaired_flips(problem: CountedProblem, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
