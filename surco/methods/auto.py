@@ -55,7 +55,8 @@ class Auto:
     ``problem.exact_share``, the part of the seconds it then gets, at once after the heuristics; what it leaves, because
     it is done or makes no progress, goes to the other arms. One that local search serves best says so by
     ``problem.search_share``. Heuristics that take seconds (``problem.heuristics_take_seconds``) come after either
-    leader.
+    leader. A turn cannot cut a call of the oracle: an arm whose turns run past their slice waits as many turns longer,
+    and one whose last turn was longer than what is left of the budget does not begin another.
 
     Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
     method that is not declared fast takes part only if there is a budget in seconds.
@@ -121,6 +122,7 @@ class Auto:
             "arms": {},
             "gain": {},
             "waited": {},
+            "length": {},
             "turns": 0,
             "current": "",
         }
@@ -148,18 +150,20 @@ class Auto:
         open_arms = [name for name in waited if not (arms[name] or {}).get("done")]
         if not open_arms:
             return {**state, "done": True}, None
+        length = {name: state.get("length", {}).get(name, self._slice(name)) for name in waited}
+        left = 1 - self._used(problem)
+        open_arms = [name for name in open_arms if length[name] <= max(left, self._slice(name))] or open_arms
         gain = {name: state["gain"].get(name, math.inf) for name in waited}  # untried arms first
         # A stalled exact method leaves the polish to a local search that is still gaining.
         polish = "exact_turn" if state["goes_on"] and gain["exact_turn"] >= gain["local_search"] else "local_search"
         if self._used(problem) >= 1 - self.polish_share and polish in open_arms:
             name = polish
         elif state["turns"] % 3 == 2:
-            name = max(open_arms, key=lambda arm: waited[arm])
+            name = max(open_arms, key=lambda arm: waited[arm] * self._slice(arm) / max(length[arm], self._slice(arm)))
         else:
             name = max(open_arms, key=lambda arm: (gain[arm], waited[arm]))
         before, clock = ledger.value, self._clock(problem)
-        share = self.exact_slice_share if name == "exact_turn" else self.slice_share
-        arm = self._turn(problem, name, arms[name], share, generator)
+        arm = self._turn(problem, name, arms[name], self._slice(name), generator)
         if name == "exact_turn":
             arm = None  # the problem keeps its state; the next turn goes on
         cost = max(self._clock(problem) - clock, 1e-9)
@@ -171,9 +175,14 @@ class Auto:
             "arms": {**arms, name: arm},
             "gain": {**state["gain"], name: 0.5 * old + 0.5 * rate},
             "waited": {other: 0 if other == name else waited[other] + 1 for other in waited},
+            "length": {**state.get("length", {}), name: cost},
             "turns": state["turns"] + 1,
             "current": name,
         }, None
+
+    def _slice(self, name: str) -> float:
+        """Part of the budget that a turn of an arm should use."""
+        return self.exact_slice_share if name == "exact_turn" else self.slice_share
 
     def _turn(
         self, problem: CountedProblem, name: str, arm: State | None, share: float, generator: torch.Generator

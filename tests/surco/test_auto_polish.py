@@ -78,3 +78,35 @@ def test_only_free_heuristics_come_before_a_leader(talents, opening):
 def test_a_share_is_a_share():
     with pytest.raises(InvalidInputError, match="search_share"):
         search_share(SimpleNamespace(search_share=1.5))
+
+
+@pytest.mark.parametrize(
+    ("used", "waited", "chosen"),
+    [
+        (0.5, {"zero": 5, "random": 4}, "random"),  # the longest wait, but zero's turns are ten slices long
+        (0.5, {"zero": 50, "random": 4}, "zero"),
+        (0.85, {"zero": 500, "random": 4}, "random"),  # no time for another turn of zero
+    ],
+)
+def test_an_arm_that_overruns_its_turn_waits_longer(monkeypatch, used, waited, chosen):
+    played = []
+    monkeypatch.setattr(Auto, "_turn", lambda self, problem, name, *others: played.append(name) or {})
+    monkeypatch.setattr(Auto, "_clock", lambda self, problem: used)
+    state = {
+        "opening": [],
+        "is_exact_due": False,
+        "goes_on": False,
+        "arms": {},
+        "gain": dict.fromkeys(("local_search", "zero", "random"), 0.0),
+        "waited": {"local_search": 0, **waited},
+        "length": {"zero": 0.2, "random": 0.02},
+        "turns": 2,
+        "current": "",
+    }
+    found, _ = Auto().step(
+        SimpleNamespace(ledger=SimpleNamespace(value=1.0)),  # type: ignore[arg-type]
+        state,
+        generator=torch.Generator(),
+    )
+    assert played == [chosen]
+    assert found["length"][chosen] < 0.01  # its last turn, as it was
