@@ -14,9 +14,12 @@ from problems.planning.decomposition import Decomposition
 from problems.planning.evaluator import Evaluator
 from problems.planning.network import Array, Network
 from problems.planning.routing import shortest_path_loads
+from problems.planning.separation import Answer
 from problems.planning.survival import Deadline, MetricCut, Survival, edge_prices
+from problems.planning.translation import Translator, deepest
 
 TOLERANCE = 1e-7  # relative, of a cut's right-hand side
+MOST_TRANSLATED = 8  # cuts of other scenarios that one refusal may bring
 MOST_CUTS = 160  # of the cutset relaxation that enter the pool; the evaluator adds what refuses plans later
 
 
@@ -87,6 +90,7 @@ class Topology:
         self.intact_gbps = load.max(axis=0)[link]
         self.scale_gbps = max(float((self.relaxed * self.gbps).mean()), float(self.gbps.min()), 1e-9)
         self.evaluator = Evaluator(network)
+        self._translator: Translator | None = None
         self._known = 0
         self.rows, self.rhs = np.zeros((0, len(self.options))), np.zeros(0)
         self._seed_pool(engine, relaxed)
@@ -118,11 +122,17 @@ class Topology:
         """Price of units [M]."""
         return float(self.network.cost @ self.point(units))
 
-    def is_survivable(self, units: Array) -> bool:
-        """Exact answer for units [M] by the evaluator; what refuses them joins ``rows`` and ``rhs``."""
-        x = self.point(units)
+    def is_survivable(self, units: Array, *, is_translated: bool = False) -> bool:
+        """Exact answer for units [M] by the evaluator; what refuses them joins ``rows`` and ``rhs``.
+
+        With ``is_translated`` the cut's link lengths are tried in all other scenarios too, which costs less than a
+        linear program and pays where many refusals follow each other.
+        """
+        x, known = self.point(units), len(self.evaluator.cuts)
         if self.evaluator.is_survivable(self.network.capacities(x)[None])[0]:
             return True
+        if is_translated and len(self.evaluator.cuts) > known:
+            self.evaluator.add_cuts(self._translations(self.evaluator.cuts[-1], x))
         self._take_cuts(x)
         return False
 
@@ -149,6 +159,20 @@ class Topology:
         keep = rhs > 1e-9
         self.rows = np.vstack([self.rows, rows[keep] / rhs[keep, None]])
         self.rhs = np.r_[self.rhs, np.ones(int(keep.sum()))]
+
+    def _translations(self, cut: MetricCut, x: Array) -> list[MetricCut]:
+        """Cuts of other scenarios with the lengths of ``cut`` that x [n] violates."""
+        network = self.network
+        if self._translator is None:
+            self._translator = Translator(network, self.survival.binding)
+        if not self._translator.is_worthwhile or cut.scenario not in self._translator.scenarios:
+            return []
+        per_edge = np.zeros(len(network.edges))
+        np.maximum.at(per_edge, network.link_edge, cut.weights)
+        # a cut on links has forgotten which share of a length is whose direction's; any split is valid
+        lengths = np.array([per_edge, 0.0 * per_edge] if network.is_symmetric else [per_edge / 2.0, per_edge / 2.0])
+        answer = Answer(False, lengths, cut.rhs, 0.0, per_edge)
+        return deepest(self._translator, [(cut.scenario, answer)], x, most=MOST_TRANSLATED)
 
     def _take_cuts(self, x: Array) -> None:
         for cut in self.evaluator.cuts[self._known :]:

@@ -149,6 +149,39 @@ def test_exchanges_leave_survivable_plans_and_save_money() -> None:
     assert saved > 0.0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_trimming_among_cuts_gives_the_plan_of_asking_about_every_module(seed: int) -> None:
+    network = compile_instance(drawn(seed, nodes=7))
+    topology, asked = Topology(network), Topology(network)
+    wide = np.minimum(topology.greedy + 1.0, topology.upper)
+    plan = wide.copy()
+    for j in np.argsort(-asked.cost, kind="stable").tolist():
+        while plan[j] >= 1.0:
+            plan[j] -= 1.0
+            if not asked.is_survivable(plan):
+                plan[j] += 1.0
+                break
+    assert np.array_equal(without_spare(topology, wide, Deadline(None)), plan)
+
+
+def test_cuts_of_other_scenarios_that_a_refusal_brings_are_valid() -> None:
+    translated = 0
+    for seed in range(4):
+        network = compile_instance(drawn(seed, nodes=7))
+        engine = Decomposition(network, tolerance=1e-9)
+        engine.run(20.0)
+        assert engine.best is not None
+        topology = Topology(network)
+        lean = without_spare(topology, topology.greedy, Deadline(None))
+        known = len(topology.evaluator.cuts)
+        assert not topology.is_survivable(np.floor(0.7 * lean), is_translated=True)
+        translated += len(topology.evaluator.cuts) - known - 1
+        exchanged(topology, lean, deadline=Deadline(None))
+        for plan in (engine.best[topology.options], topology.greedy, lean):  # survivable, so no cut may refuse them
+            assert (topology.rows @ plan >= topology.rhs - 1e-6).all()
+    assert translated > 0
+
+
 def test_neuroplan_solves_by_name_with_a_policy_of_ones_own(tmp_path: Path) -> None:
     save(small_policy(), tmp_path)
     problem = PlanningProblem(drawn(4, nodes=6))
