@@ -103,7 +103,7 @@ def compact(names: Iterable[str], *, seconds: float, tolerance: float, stretch: 
             "variables": answer.n_variables,
             "rows": answer.n_rows,
             "cost": cost,
-            "bound": answer.bound,
+            "bound": answer.bound if np.isfinite(answer.bound) else None,
             "gap_percent": None if cost is None else 100 * (cost - answer.bound) / cost,
             "cpu_s": answer.cpu_seconds,
             "message": answer.message.split("(")[0].strip(),
