@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import functools
 import json
 import signal
 import sys
@@ -28,6 +30,7 @@ from surco.result import Result
 from surco.saved import INCUMBENT, ORIGIN, RESULT, load_origin
 
 REPORT = "report.html"
+METRICS_SHOWN = 12  # on a terminal; a problem may report several of each device
 SETTINGS = ("source", "set", "option", "method", "seed")  # what a resumed run must share with the run it goes on with
 
 
@@ -50,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", **many, help="change the instance, as in --set robust=1; may be repeated; --robust 1 after ID does too"
     )
-    parser.set_defaults(accept=accept)
+    parser.set_defaults(accept=functools.partial(accept, parser))
     parser.add_argument("--option", **many, help="of the method, as in --option step_size=0.1; may be repeated")
     parser.add_argument("--prior", type=Path, metavar="DIR", help="what `surco train` saved: for prior, hybrid, auto")
     parser.add_argument("--out", type=Path, metavar="DIR", help="save checkpoint, result.json and report.html here")
@@ -110,17 +113,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if result.is_feasible else 4
 
 
-def accept(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
+def accept(parser: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     """Take options that the command does not know for changes of the instance: --robust 1 is --set robust=1.
 
     Raises:
-        InvalidInputError: something else than --KEY VALUE or --KEY=VALUE.
+        InvalidInputError: something else than --KEY VALUE or --KEY=VALUE, or what must be a misspelt option.
     """
+    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     words, found = list(rest), list(arguments.set)
     while words:
         key, sign, value = words.pop(0).partition("=")
         if not key.startswith("--") or (not sign and (not words or words[0].startswith("--"))):
             raise InvalidInputError(f"Unrecognized argument `{key}`. Options of an instance are given as --KEY VALUE.")
+        if near := difflib.get_close_matches(key, flags, n=1, cutoff=0.85):
+            name = key[2:].replace("-", "_")
+            raise InvalidInputError(
+                f"Unrecognized argument `{key}`. Did you mean `{near[0]}`? An option `{name}` of the instance is given "
+                f"as --set {name}=VALUE."
+            )
         value = value if sign else words.pop(0)
         found.append(f"{key[2:].replace('-', '_')}={value}")
     arguments.set = found
@@ -238,7 +248,9 @@ def _print(arguments: argparse.Namespace, result: Result) -> None:
         _print_json(summary(result))
         return
     lines = [str(result), f"  {certificate(result)}", f"  {result.remedy}", *result.describe().splitlines()]
-    lines += [f"  {name}: {value:.6g}" for name, value in result.metrics.items()]
+    lines += [f"  {name}: {value:.6g}" for name, value in list(result.metrics.items())[:METRICS_SHOWN]]
+    if len(result.metrics) > METRICS_SHOWN:
+        lines.append(f"  and {len(result.metrics) - METRICS_SHOWN} more (--json or --out shows all)")
     lines += [f"Export: {path} ({kind})" for kind, path in arguments.export]
     if arguments.out is not None:
         lines.append(f"Report: {arguments.out / REPORT}")

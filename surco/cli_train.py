@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     from surco.training.prior import CARD
 
     if arguments.list:
-        for id, line in families().items():
-            sys.stdout.write(f"{id}  {line}\n")
+        known = families()
+        width = max(map(len, known), default=0)
+        sys.stdout.write("".join(f"{id:<{width}}  {line}\n" for id, line in known.items()))
         return 0
     if arguments.family is None or arguments.out is None:
         raise InvalidInputError("Expected a family and --out DIR. `surco train --list` shows the families.")

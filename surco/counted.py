@@ -91,8 +91,18 @@ class CountedProblem:
         return self.inner.violation(x)
 
     def initial_costs(self) -> Tensor:
-        """The problem's natural linearization."""
-        return self.inner.initial_costs()
+        """The problem's natural linearization, [n].
+
+        Raises:
+            InvalidInputError: no tensor of n finite numbers.
+        """
+        costs = self.inner.initial_costs()
+        if not isinstance(costs, Tensor) or costs.shape != (self.n,):
+            came = list(costs.shape) if isinstance(costs, Tensor) else type(costs).__name__
+            raise InvalidInputError(f"Expected `initial_costs` to return a tensor of shape [{self.n}], got {came}.")
+        if not bool(costs.isfinite().all()):
+            raise InvalidInputError("Expected `initial_costs` to return finite numbers, got NaN or infinity in them.")
+        return costs
 
     def objective(self, x: Tensor) -> Tensor:
         """F of x [..., n]; rows without a point, that fail, or over the budget are NaN.

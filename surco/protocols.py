@@ -35,7 +35,10 @@ class Problem(Protocol):
         ...
 
     def violation(self, x: Tensor) -> Tensor:
-        """[..., n] -> [...], 0 if feasible; written independently of the oracle, so that it can judge it."""
+        """[..., n] -> [...], 0 if feasible; written independently of the oracle, so that it can judge it.
+
+        It judges every rule, the bounds of x and its being integer among them.
+        """
         ...
 
     def initial_costs(self) -> Tensor:
@@ -342,5 +345,6 @@ __all__ = [
     "heuristics_take_seconds",
     "is_convex",
     "is_differentiable",
+    "is_rowwise",
     "search_share",
 ]

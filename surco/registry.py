@@ -137,7 +137,8 @@ def load(source: str | Path, /, **overrides: Any) -> Problem:
         raise InvalidInputError(
             f"`{text}` holds rules but no true cost. Try `surco.problem({text!r}, objective)` from Python."
         )
-    raise InvalidInputError(f"No installed domain reads `{text}`; a JSON spec needs a `domain` ({domain_names()}).")
+    known = ", ".join(domain_names())
+    raise InvalidInputError(f'No installed domain reads `{text}`; a JSON spec needs a "domain" (one of {known}).')
 
 
 def closest(name: str, choices: Iterable[str]) -> str:

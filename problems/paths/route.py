@@ -275,7 +275,8 @@ class OnTimeRoute:
         shown = " - ".join(map(str, nodes if len(nodes) <= 16 else [*nodes[:8], "...", *nodes[-7:]]))
         return (
             f"{len(nodes) - 1} edges from {self.source} to {self.target}: {shown}\n"
-            f"Arrives by {self.deadline:.6g} with probability {metrics['probability']:.4f}; travel time "
+            f"Arrives by {self.deadline:.6g} with probability {metrics['probability']:.4f} (the value is the mean's "
+            f"distance beyond the deadline in standard deviations); travel time "
             f"{metrics['mean']:.6g} +- {metrics['standard_deviation']:.4g} "
             f"(least expected time {self.least_expected_time:.6g})."
         )

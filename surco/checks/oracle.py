@@ -276,7 +276,11 @@ class OracleJudge:
 
 
 def near_misses(points: Array, rng: np.random.Generator, count: int = 64) -> Array:
-    """[K, n] points near ``points`` [V, n], often infeasible: zeros, ones, one entry changed, two swapped, mixtures."""
+    """[K, n] points near ``points`` [V, n], often infeasible.
+
+    Zeros, ones, mixtures, one entry changed, two swapped, a unit moved from one entry to another. The last keeps every
+    sum: it tells whether the bounds of the entries are judged.
+    """
     n = points.shape[1]
     low, high = points.min(axis=0), points.max(axis=0)
     rows = np.arange(count)
@@ -286,8 +290,12 @@ def near_misses(points: Array, rng: np.random.Generator, count: int = 64) -> Arr
     swapped = points[rng.integers(len(points), size=count)].copy()
     i, j = rng.integers(n, size=(2, count))
     swapped[rows, i], swapped[rows, j] = swapped[rows, j], swapped[rows, i].copy()
+    shifted = points[rng.integers(len(points), size=count)].copy()
+    i, j = rng.integers(n, size=(2, count))
+    shifted[rows, i] += 1.0
+    shifted[rows, j] -= 1.0
     return np.concatenate(
-        [np.zeros((1, n)), np.ones((1, n)), low[None], high[None], points[:2].mean(0)[None], changed, swapped]
+        [np.zeros((1, n)), np.ones((1, n)), low[None], high[None], points[:2].mean(0)[None], changed, swapped, shifted]
     )
 
 

@@ -514,6 +514,11 @@ BROKEN_PROBLEMS = {
         "violation judges",
         "NaN to be rejected",
     ),
+    "violation forgets the bounds": (
+        with_method("violation", lambda self, x: (x.sum(-1) - K).abs() + (x - x.round()).abs().amax(-1)),
+        "violation judges",
+        "it misses a rule",
+    ),
     "violation forgets a rule": (
         with_method("violation", lambda self, x: torch.minimum(x.abs(), (x - 1).abs()).amax(-1)),
         "violation judges",

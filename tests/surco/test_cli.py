@@ -333,6 +333,27 @@ def test_sigkill_keeps_the_incumbent_and_resume_is_exact(tmp_path: Path, capsys:
     assert again["value"] <= incumbent["value"]
 
 
+def test_a_misspelt_option_is_not_taken_for_one_of_the_instance(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, meant in (("--methd", "--method"), ("--second", "--seconds"), ("--sed", "--seed")):
+        assert main(["solve", "paths/grid-5-code-v0", word, "3"]) == 2
+        assert f"Did you mean `{meant}`?" in capsys.readouterr().err
+    joint = ["solve", "sharding/dlrm-50t-4d-joint-v0", "--objective", "critical", "--method", "linear", "--calls", "1"]
+    assert main(joint) == 2
+    assert (
+        "objective: expected one of" in capsys.readouterr().err
+    )  # the instance's option, though --objective-calls is near
+
+
+def test_many_metrics_are_cut_short_for_a_person_only(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["solve", "sharding/dlrm-50t-16d-v0", "--method", "linear", "--calls", "1"]
+    assert main(run) == 0
+    text = capsys.readouterr().out
+    assert main([*run, "--json"]) == 0
+    metrics = last_json(capsys.readouterr().out)["metrics"]
+    assert f"and {len(metrics) - 12} more" in text
+    assert text.count("\n") < len(metrics)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_returns_the_incumbent(number: int, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"

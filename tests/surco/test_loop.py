@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ import solvers
 import surco
 import surco.errors
 from solvers.oracle import Array, OracleBatch
+from surco.errors import InvalidInputError
 from surco.result import SolveStatus
 from tests.surco.toys import BlackBox, Broken, ChooseK, QuadraticChoice
 
@@ -376,6 +380,35 @@ def test_general_integers_off_the_vertices_are_found() -> None:
     best = torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
     inside = surco.problem(box, lambda x: ((x - best) ** 2).sum(-1) + 0.25, is_differentiable=True)
     assert surco.solve(inside, calls=300, seed=0).value == pytest.approx(0.25)
+
+
+class TrustsBounds(QuadraticChoice):
+    """Its check counts what is chosen and forgets that an entry is 0 or 1."""
+
+    is_convex = False
+
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.sum(-1) - self.k).abs() + (x - x.round()).abs().amax(-1)
+
+
+@pytest.mark.parametrize("method", ["local_search", "auto"])
+def test_a_check_that_forgets_the_bounds_lets_no_search_leave_them(method: str) -> None:
+    result = surco.solve(TrustsBounds(), method, calls=200, seed=0)
+    assert set(result.x.tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        (lambda self: np.ones(self.oracle.n), "shape [10], got ndarray"),
+        (lambda self: torch.ones(3, dtype=torch.float64), "shape [10], got [3]"),
+        (lambda self: torch.full((self.oracle.n,), torch.nan, dtype=torch.float64), "finite numbers"),
+    ],
+)
+def test_initial_costs_of_nonsense_are_named(costs: Callable[..., Any], message: str) -> None:
+    problem = type("Odd", (QuadraticChoice,), {"initial_costs": costs})()
+    with pytest.raises(InvalidInputError, match=re.escape(message)):
+        surco.solve(problem, calls=10)
 
 
 def test_an_objective_that_exits_is_survived() -> None:
