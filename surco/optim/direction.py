@@ -37,7 +37,7 @@ def adam_directions(
         eps: added to the root after bias correction.
         implementation: a value of ``Implementation``.
     """
-    if implementation == "fused":
+    if implementation in ("fused", "grouped"):
         return _fused(projected, first, second, step, betas, eps)
     corrections = (1.0 - betas[0] ** step, math.sqrt(1.0 - betas[1] ** step))
     if implementation == "compile":

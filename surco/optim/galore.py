@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from surco.errors import InvalidInputError
+from surco.optim import grouped
 from surco.optim.advance import advance, is_rowwise
 from surco.optim.direction import adafactor_direction, are_finite
 from surco.optim.distributed import gather_rows
@@ -122,6 +123,7 @@ class GaLore(Optimizer):
                 f"Expected `process_group` to be a group of torch.distributed, such as dist.group.WORLD, or None; "
                 f"got {process_group!r}."
             )
+        self._grouped = grouped.GroupedStep()
         self._places: dict[int, int] = {}  # id of a parameter -> number of its group
         self.process_group = process_group
         self.has_local_gradients = has_local_gradients
@@ -167,6 +169,7 @@ class GaLore(Optimizer):
         super().__setstate__(state)
         self.__dict__.setdefault("process_group", None)
         self.__dict__.setdefault("has_local_gradients", False)
+        self._grouped = grouped.GroupedStep()
         self._places = {id(p): number for number, group in enumerate(self.param_groups) for p in group["params"]}
 
     @torch.no_grad()
@@ -184,10 +187,14 @@ class GaLore(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         batch: list[Projected] = []
+        together: dict[tuple[Any, ...], list[Projected]] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
-                work = self._prepared(parameter, group)
+                work = self._prepared(parameter, group, can_group=True)
                 if work is None:
+                    continue
+                if work.is_open:
+                    together.setdefault((id(group), parameter.device, work.state["rank"]), []).append(work)
                     continue
                 batch.append(work)
                 # On a CPU a parameter at a time reuses the same small buffers; a GPU wants few, large launches.
@@ -195,6 +202,8 @@ class GaLore(Optimizer):
                     self._applied(batch)
                     batch = []
         self._applied(batch)
+        for works in together.values():
+            self._grouped(works)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -239,9 +248,15 @@ class GaLore(Optimizer):
         return self._prepared(parameter, self._group_of(parameter), is_new_step=is_new_step, with_norm=with_norm)
 
     def _prepared(
-        self, parameter: Tensor, group: dict[str, Any], *, is_new_step: bool = True, with_norm: bool = False
+        self,
+        parameter: Tensor,
+        group: dict[str, Any],
+        *,
+        is_new_step: bool = True,
+        with_norm: bool = False,
+        can_group: bool = False,
     ) -> Projected | None:
-        """``prepare`` without its own guard: on a GPU the time of a small step is that of the calls."""
+        """``prepare`` without its own guard; ``can_group`` leaves the projection to the grouped kernels if they can."""
         gradient = parameter.grad
         if gradient is None or not parameter.numel():
             return None
@@ -270,6 +285,10 @@ class GaLore(Optimizer):
             refresh_basis(state, group, oriented, is_sparse=rows is not None, process_group=self.process_group)
         if "rank" not in state:
             return None
+        if can_group and rows is None and grouped.can_take(parameter, gradient, group, state["rank"]):
+            if "exp_avg" not in state:
+                create_moments(state, oriented.shape[0], state["rank"], device=parameter.device, is_8bit=False)
+            return Projected(parameter, state, group, matrix, matrix, None, is_open=True)
         basis = self._basis(state, group, oriented)
         keeps = group["mode"] != Mode.GALORE
         work = Projected(parameter, state, group, torch.mm(oriented, basis), oriented if keeps else None, rows, norm)

@@ -32,6 +32,7 @@ class Projected:
         gradient: G, [rows, n], kept only where the mode needs it.
         rows: numbers of the touched rows of a sparse gradient, [rows] int64; None for a dense one.
         squared_norm: ||G||_F^2, a float32 scalar tensor; None where it was not asked for.
+        is_open: ``values`` are not computed: a grouped step does it from ``gradient``.
     """
 
     parameter: Tensor
@@ -41,6 +42,7 @@ class Projected:
     gradient: Tensor | None
     rows: Tensor | None
     squared_norm: Tensor | None = None
+    is_open: bool = False
 
     def scale(self, factor: float) -> None:
         """Multiply the gradient, as clipping does."""
@@ -85,7 +87,7 @@ def sketch(state: dict[str, Any], columns: int, device: torch.device) -> Tensor:
 def finish(work: Projected, negative: Tensor) -> None:
     """Write the weight, given -D of the inner rule in the subspace."""
     group, state = work.group, work.state
-    rate, decay, is_late = _rates(group)
+    rate, decay, is_late = rates(group)
     if "rank" not in state:
         _write(work, negative, None, None, rate, decay, is_late=is_late)
         return
@@ -115,12 +117,12 @@ def finish(work: Projected, negative: Tensor) -> None:
 
 def finish_rows(work: Projected, inside: Tensor, factor: Tensor) -> None:
     """Write the weight, given -D = ``inside`` P' + ``factor`` G of the mode "rowwise"."""
-    rate, decay, is_late = _rates(work.group)
+    rate, decay, is_late = rates(work.group)
     rate *= float(work.group["scale"])
     _write(work, inside, work.state["basis"], factor, rate, decay, is_late=is_late)
 
 
-def _rates(group: dict[str, Any]) -> tuple[float, float, bool]:
+def rates(group: dict[str, Any]) -> tuple[float, float, bool]:
     """Learning rate, decoupled decay of a step, and whether it acts after the update."""
     rate = float(group["lr"])
     decay = rate * float(group["weight_decay"]) if group["inner"] != Inner.ADAM else 0.0
