@@ -38,10 +38,10 @@ def describe(problem: ShardingProblem, x: Tensor) -> str:
         here = here[np.argsort(-weight[here, d], kind="stable")]
         names = ", ".join(problem.tables[t].name for t in here[:MAX_NAMES])
         more = f" and {len(here) - MAX_NAMES} more" if len(here) > MAX_NAMES else ""
-        noun = "table " if len(here) == 1 else "tables"
+        noun = "table: " if len(here) == 1 else "tables:"
         lines.append(
             f"  {problem.devices[d].name:<{width}}  {total[d]:9.4f} ms  {memory[d] / GIB_BYTES:7.2f} of "
-            f"{problem.capacity_bytes[d] / GIB_BYTES:.2f} GiB  {len(here):3d} {noun}: {names}{more}"
+            f"{problem.capacity_bytes[d] / GIB_BYTES:.2f} GiB  {len(here):3d} {noun} {names}{more}"
         )
     if len(problem.devices) > MAX_DEVICES_IN_WORDS:
         lines.append(f"  and {len(problem.devices) - MAX_DEVICES_IN_WORDS} more devices")
