@@ -256,12 +256,12 @@ def read(paths: list[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def table(rows: list[dict[str, Any]], entries: Sequence[Entry] = ENTRIES) -> list[dict[str, Any]]:
     """Test figures over the seeds at the tuned rate, and the difference from SparseAdam on the same seeds."""
     result = []
     for task in dict.fromkeys(row["task"] for row in rows):
         peers: dict[int, float] = {}
-        order = sorted(ENTRIES, key=lambda entry: entry.optimizer != "sparse-adam")
+        order = sorted(entries, key=lambda entry: entry.optimizer != "sparse-adam")
         lines = {}
         for entry in order:
             best = best_rate(entry, task, rows)
@@ -291,7 +291,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "bytes_per_row": first["bytes_per_row"],
                 "bayes_auc": first["bayes_auc"],
             }
-        result += [lines[entry.label] for entry in ENTRIES]
+        result += [lines[entry.label] for entry in entries]
     return result
 
 
@@ -345,12 +345,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes; on a CPU no more than idle cores")
     arguments = parser.parse_args()
+    entries = [entry for entry in ENTRIES if entry.label in arguments.optimizers]
     if arguments.action == "prepare":
         prepare(arguments.cache, arguments.tasks)
     elif arguments.action == "run":
         if len(arguments.out) != 1:
             parser.error("'run' appends to one file")
-        entries = [entry for entry in ENTRIES if entry.label in arguments.optimizers]
         place = {"entries": entries, "device": arguments.device, "workers": arguments.workers}
         count, left = run(
             arguments.out[0], arguments.cache, arguments.seconds, arguments.tasks, arguments.seeds, **place
@@ -358,7 +358,7 @@ def main() -> None:
         print(f"{count} runs done, {left} left")
     else:
         rows = read(arguments.out)
-        lines = table(rows)
+        lines = table(rows, entries)
         print(show(lines))
         if arguments.json:
             cost = {"runs": len(rows), "cpu_s": sum(row["cpu_s"] for row in rows)}
