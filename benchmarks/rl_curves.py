@@ -39,16 +39,18 @@ def series(folder: Path, kind: str) -> dict[str, list[tuple[float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {}
     for name, scale in figures.items():
         shift = 1.0 if scale == 100.0 else 0.0
-        known = [(float(line[place]), scale * (line[name] - shift)) for line in lines if line.get(name) is not None]
+        told = [line for line in lines if line.get(name) is not None and np.isfinite(line[name])]  # an untrained policy
+        known = [(float(line[place]), scale * (line[name] - shift)) for line in told]  # may find no plan at all
         if known:
             found[name] = known
     return found
 
 
-def gathered(runs: dict[int, list[tuple[float, float]]], *, points: int = 12) -> Row:
+def gathered(runs: dict[int, list[tuple[float, float]]], *, points: int = 12, is_rising: bool = False) -> Row:
     """Mean and standard deviation (of the sample) over seeds, at places that all runs reached.
 
-    Runs that note the same places keep them; others are interpolated on ``points`` common ones.
+    Runs that note the same places keep them; others are interpolated on ``points`` common ones. The best of a run is
+    its least value there, or its largest if the figure ``is_rising``.
     """
     places = [np.array([x for x, _ in run]) for run in runs.values()]
     last = min(float(x[-1]) for x in places)
@@ -57,14 +59,15 @@ def gathered(runs: dict[int, list[tuple[float, float]]], *, points: int = 12) ->
     is_same = all(len(x) == len(shared[0]) and (x == shared[0]).all() for x in shared)
     grid = shared[0] if is_same else np.linspace(first, last, points)
     values = np.array([np.interp(grid, x, [y for _, y in run]) for x, run in zip(places, runs.values(), strict=True)])
+    best = values.max(axis=1) if is_rising else values.min(axis=1)
     spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(grid))
     return {
         "at": grid.tolist(),
         "mean": values.mean(axis=0).round(4).tolist(),
         "deviation": spread.round(4).tolist(),
         "best_of_run": {
-            "mean": round(float(values.min(axis=1).mean()), 4),
-            "deviation": round(float(values.min(axis=1).std(ddof=1)), 4) if len(values) > 1 else 0.0,
+            "mean": round(float(best.mean()), 4),
+            "deviation": round(float(best.std(ddof=1)), 4) if len(values) > 1 else 0.0,
         },
     }
 
@@ -150,7 +153,9 @@ def main(argv: list[str] | None = None) -> None:
     table: dict[str, dict[str, Row]] = {}
     for kind, by_seed in runs.items():
         names = [name for name in KINDS[kind][2] if all(name in run for run in by_seed.values())]
-        table[kind] = {name: gathered({s: run[name] for s, run in by_seed.items()}) for name in names}
+        table[kind] = {
+            name: gathered({s: run[name] for s, run in by_seed.items()}, is_rising=name == "return") for name in names
+        }
     folders = {s: options.folder / f"imitation-{s}" for s in runs.get("imitation", {})}
     shown = provenance.without_paths(words, {"--out": "FILE", "--picture": "PICTURE", "": "DIR"})
     report = {
