@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from problems.planning import Decomposition, compile_instance, from_topohub, judge, plan_of
+from problems.planning import (
+    Decomposition,
+    Demand,
+    Link,
+    Module,
+    Node,
+    PlanningInstance,
+    compile_instance,
+    from_topohub,
+    judge,
+    plan_of,
+)
 from problems.planning.compact import solve_compact
 from problems.planning.cuts import cutset_pool, round_rows, strengthen
 from problems.planning.separation import exact_rhs
@@ -139,3 +150,19 @@ def test_a_scan_ends_after_patience_or_enough_and_says_so():
     assert ({s for s, _ in some}, is_complete) == (failing, False)
     assert survival.failures(weak, order[::-1], patience=1)[0]  # patience begins at the first that fails
     assert len(survival.failures(weak, order, most=1)[0]) == 1
+
+
+def test_many_demands_leave_no_more_tolerance_than_the_judge():
+    names = [f"n{k}" for k in range(40)]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    instance = PlanningInstance(
+        "mesh",
+        tuple(Node(name) for name in names),
+        tuple(Link(f"{a}-{b}", a, b, (Module(16.0, 1.0),)) for a, b in pairs),
+        tuple(Demand(a, b, 16.0) for a, b in pairs),
+        is_two_way=True,
+    )
+    survival, capacities = Survival(compile_instance(instance)), np.full(len(pairs), 16.0)
+    assert survival.is_survivable(capacities)
+    capacities[7] -= 5e-4  # 3e-5 of a demand, and less than 1e-7 of the sum of the 780
+    assert not survival.is_survivable(capacities)
