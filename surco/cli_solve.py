@@ -88,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             problem = surco.load(arguments.source, **overrides)
             writers = exporters(problem, [kind for kind, _ in arguments.export])
+            for _, path in arguments.export:  # before the search, so that no design is lost to a missing folder
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             _prepare(arguments)
             with Progress(arguments.progress) as progress:
                 result = surco.solve(

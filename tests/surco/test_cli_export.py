@@ -31,6 +31,16 @@ def test_the_design_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"Export: {files[0]} (list)" in capsys.readouterr().out
 
 
+def test_the_folder_is_made_before_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["solve", "toy/choose-v0", "--method", "random", "--calls", "9"]
+    assert main([*run, "--export", "list", str(tmp_path / "new" / "a.json")]) == 0
+    assert (tmp_path / "new" / "a.json").is_file()
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "run"
+    assert main([*run, "--out", str(out), "--export", "list", str(tmp_path / "file" / "a.json")]) == 2
+    assert not out.exists()  # refused at once
+
+
 def test_an_unknown_kind_is_refused_before_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     command = ["solve", "toy/choose-v0", "--calls", "9", "--out", str(out), "--export", "lists", str(tmp_path / "x")]
