@@ -144,6 +144,7 @@ def dense_rows(
             ),
             "ours": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6),
             "ours, foreach": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, implementation="foreach"),
+            "ours, grouped": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, implementation="grouped"),
             "ours, 8-bit": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, inner="adamw8bit"),
             "ours, fira": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, mode="fira"),
             "ours, apollo": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, mode="apollo"),
