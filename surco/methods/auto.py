@@ -55,8 +55,8 @@ class Auto:
     ``problem.exact_share``, the part of the seconds it then gets, at once after the heuristics; what it leaves, because
     it is done or makes no progress, goes to the other arms. One that local search serves best says so by
     ``problem.search_share``. Heuristics that take seconds (``problem.heuristics_take_seconds``) come after either
-    leader. A turn cannot cut a call of the oracle: an arm whose turns run past their slice waits as many turns longer,
-    and one whose last turn was longer than what is left of the budget does not begin another.
+    leader. A turn cannot cut a call of the oracle: under a budget in seconds an arm whose turns run past their slice
+    waits as many turns longer, and one whose last turn was longer than what is left does not begin another.
 
     Under a budget in calls the turns are measured in calls, so that the run does not depend on the clock; an exact
     method that is not declared fast takes part only if there is a budget in seconds.
@@ -167,6 +167,7 @@ class Auto:
         if name == "exact_turn":
             arm = None  # the problem keeps its state; the next turn goes on
         cost = max(self._clock(problem) - clock, 1e-9)
+        overran = {} if ledger.budget.is_counted else {name: cost}  # a ledger cuts a batch of calls, but not seconds
         improved = max(before - ledger.value, 0.0) if math.isfinite(before) else 0.0
         rate = improved / (abs(before) + 1e-12) / cost if math.isfinite(before) else 0.0
         old = state["gain"].get(name, rate)
@@ -175,7 +176,7 @@ class Auto:
             "arms": {**arms, name: arm},
             "gain": {**state["gain"], name: 0.5 * old + 0.5 * rate},
             "waited": {other: 0 if other == name else waited[other] + 1 for other in waited},
-            "length": {**state.get("length", {}), name: cost},
+            "length": {**state.get("length", {}), **overran},
             "turns": state["turns"] + 1,
             "current": name,
         }, None

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from surco.budget import Budget
 from surco.errors import InvalidInputError
 from surco.methods.auto import Auto
 from surco.protocols import search_share
@@ -23,7 +24,7 @@ def test_the_polish_goes_to_what_gains(monkeypatch, exact_gain, search_gain, cho
 
     monkeypatch.setattr(Auto, "_turn", turn)
     monkeypatch.setattr(Auto, "_clock", lambda self, problem: 0.95)
-    problem = SimpleNamespace(ledger=SimpleNamespace(value=1.0))
+    problem = SimpleNamespace(ledger=SimpleNamespace(value=1.0, budget=Budget(seconds=1.0)))
     arms = ("exact_turn", "local_search", "zero", "random")
     state = {
         "opening": [],
@@ -104,7 +105,7 @@ def test_an_arm_that_overruns_its_turn_waits_longer(monkeypatch, used, waited, c
         "current": "",
     }
     found, _ = Auto().step(
-        SimpleNamespace(ledger=SimpleNamespace(value=1.0)),  # type: ignore[arg-type]
+        SimpleNamespace(ledger=SimpleNamespace(value=1.0, budget=Budget(seconds=1.0))),  # type: ignore[arg-type]
         state,
         generator=torch.Generator(),
     )
