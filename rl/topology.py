@@ -89,7 +89,8 @@ class Topology:
         )
         self.intact_gbps = load.max(axis=0)[link]
         self.scale_gbps = max(float((self.relaxed * self.gbps).mean()), float(self.gbps.min()), 1e-9)
-        self.evaluator = Evaluator(network)
+        self._cutsets = engine.cuts.pool
+        self.evaluator = Evaluator(network, cutsets=self._cutsets)
         self._translator: Translator | None = None
         self._known = 0
         self.rows, self.rhs = np.zeros((0, len(self.options))), np.zeros(0)
@@ -203,7 +204,7 @@ class Topology:
         """Take over what ``checkpoint`` returned."""
         weights = state["weights"].numpy()
         self.rows, self.rhs = state["rows"].numpy().copy(), state["rhs"].numpy().copy()
-        self.evaluator = Evaluator(self.network)
+        self.evaluator = Evaluator(self.network, cutsets=self._cutsets)
         self.evaluator.add_cuts(
             [
                 MetricCut(int(s), weights[i].copy(), float(r))

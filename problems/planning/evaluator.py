@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from problems.planning.cuts import cutset_pool
+from problems.planning.cuts import CutsetPool, cutset_pool
 from problems.planning.explanation import cut_in_words
 from problems.planning.network import Array, Network
 from problems.planning.survival import MetricCut, Survival, metric_cut
@@ -58,17 +58,24 @@ class Evaluator:
         device: where the matrix products run.
         cutset_size: largest node sets.
         most_cutsets: how many.
+        cutsets: those of an engine on this network, instead of a pool of its own.
     """
 
     def __init__(
-        self, network: Network, *, device: str | torch.device = "cpu", cutset_size: int = 4, most_cutsets: int = 2000
+        self,
+        network: Network,
+        *,
+        device: str | torch.device = "cpu",
+        cutset_size: int = 4,
+        most_cutsets: int = 2000,
+        cutsets: CutsetPool | None = None,
     ) -> None:
         self.network = network
         self.device = torch.device(device)
         self.survival = Survival(network)
         self.tally = Tally()
         self.cuts: list[MetricCut] = []
-        sets = cutset_pool(network, largest=cutset_size, most=most_cutsets)
+        sets = cutset_pool(network, largest=cutset_size, most=most_cutsets) if cutsets is None else cutsets
         keep = sets.link_rhs > 0.0
         self._set_rows, self._set_rhs = sets.link_rows[keep], sets.link_rhs[keep]
         self._set_scenario = sets.link_scenario[keep]

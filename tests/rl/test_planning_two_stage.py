@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,11 +194,12 @@ def test_neuroplan_solves_by_name_with_a_policy_of_ones_own(tmp_path: Path) -> N
     exact = surco.solve(PlanningProblem(drawn(4, nodes=6)), method="exact", seconds=20)
     assert exact.value <= result.value * (1 + 1e-4)
     assert result.value <= 1.1 * exact.value
-    for options, words in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"alpha": 0.5}, "alpha"),
         ({"policy": str(tmp_path / "none")}, "no `"),
         ({"alpa": 1}, "alpha"),
-    ):
+    )
+    for options, words in wrong:
         with pytest.raises(InvalidInputError, match=words):
             surco.solve(problem, method="neuroplan", seconds=5, **options)
     with pytest.raises(InvalidInputError, match="linear prices"):
