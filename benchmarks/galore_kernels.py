@@ -142,7 +142,7 @@ def dense_rows(
                 lr=1e-3,
                 no_deprecation_warning=True,
             ),
-            "ours": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6),
+            "ours": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, implementation="fused"),
             "ours, foreach": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, implementation="foreach"),
             "ours, grouped": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, implementation="grouped"),
             "ours, 8-bit": lambda p, r=rank: GaLore(p, lr=1e-3, rank=r, update_gap=10**6, inner="adamw8bit"),

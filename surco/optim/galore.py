@@ -68,7 +68,8 @@ class GaLore(Optimizer):
         stagger: spread the refreshes of the parameters over the gap, so that no step pays for all.
         energy: share of the squared gradient norm that ``rank="auto"`` keeps.
         conventions: a value of ``Conventions``.
-        implementation: a value of ``Implementation``.
+        implementation: a value of ``Implementation``. "grouped" takes float32 weights on an NVIDIA GPU together
+            (``surco.optim.grouped`` says which, and what was measured) and is "fused" for all others.
         stochastic_rounding: round bfloat16 weights so that small updates survive in the mean.
         seed: of random bases and sketches.
         process_group: ranks that share one basis by summing their n x n Gram matrices.
@@ -112,7 +113,7 @@ class GaLore(Optimizer):
         stagger: bool = True,
         energy: float = 0.95,
         conventions: str = "torch",
-        implementation: str = "fused",
+        implementation: str = "grouped",
         stochastic_rounding: bool = True,
         seed: int = 0,
         process_group: ProcessGroup | None = None,
@@ -285,7 +286,7 @@ class GaLore(Optimizer):
             refresh_basis(state, group, oriented, is_sparse=rows is not None, process_group=self.process_group)
         if "rank" not in state:
             return None
-        if can_group and rows is None and grouped.can_take(parameter, gradient, group, state["rank"]):
+        if can_group and rows is None and grouped.can_take(parameter, gradient, group, state):
             if "exp_avg" not in state:
                 create_moments(state, oriented.shape[0], state["rank"], device=parameter.device, is_8bit=False)
             return Projected(parameter, state, group, matrix, matrix, None, is_open=True)

@@ -69,8 +69,8 @@ class Conventions(StrEnum):
 class Implementation(StrEnum):
     """Which kernels run the elementwise part."""
 
+    GROUPED = "grouped"  # dense float32 weights on a GPU in four launches for all (Triton); others as "fused"
     FUSED = "fused"  # one kernel for all parameters of a group
-    GROUPED = "grouped"  # dense float32 weights on a GPU in four launches for all (Triton); else as "fused"
     FOREACH = "foreach"  # multi-tensor operations
     COMPILE = "compile"  # torch.compile of the elementwise rule
 

@@ -88,9 +88,11 @@ def _covariance(
     by_choice = group["refresh"] in (Refresh.AUTO, Refresh.GRAM)
     if decay:
         update = gram(matrix)
-        if not bool(torch.isfinite(update.sum())):
-            return state.get("covariance")
         running = state.get("covariance")
+        # NaN or infinity leaves the mean alone. That is decided on the device: the host would wait here at every step,
+        # and ranks that return early would leave the others in a collective operation.
+        kept = torch.zeros_like(update) if running is None else running
+        update = torch.where(torch.isfinite(update.sum()), update, kept)
         state["covariance"] = update if running is None else running.lerp_(update, 1.0 - decay)
         if not is_due:
             return None

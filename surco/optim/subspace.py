@@ -232,7 +232,7 @@ def orthonormalize(matrix: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(scaled.T @ scaled)
     smallest, failed = torch.stack([factor.diagonal().min(), info.to(factor.dtype)]).tolist()
     if failed != 0.0 or not smallest > 0.05:
-        return torch.linalg.qr(scaled)[0]
+        return torch.linalg.qr(scaled)[0].contiguous()
     once = torch.linalg.solve_triangular(factor, scaled.T, upper=False)
     factor = torch.linalg.cholesky(once @ once.T)
     return torch.linalg.solve_triangular(factor, once, upper=False).T.contiguous()

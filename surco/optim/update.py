@@ -192,12 +192,13 @@ def _add(
 
 def _full(work: Projected, update: Tensor | None, basis: Tensor | None, factor: Tensor | None) -> Tensor:
     """The update U P' + f G in full, [rows, n]."""
-    total = update if update is None or basis is None else update @ basis.T
     if factor is None or work.gradient is None:
-        assert total is not None
-        return total
+        assert update is not None
+        return update if basis is None else update @ basis.T
     scaled = work.gradient * factor
-    return scaled if total is None else scaled.add_(total)
+    if update is None:
+        return scaled
+    return scaled.add_(update) if basis is None else scaled.addmm_(update, basis.T)  # no second matrix of that size
 
 
 def _write_rows(

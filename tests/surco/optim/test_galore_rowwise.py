@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from surco.errors import InvalidInputError
 from surco.optim import GaLore, RowwiseAdam
@@ -148,3 +149,49 @@ def test_vectors_get_the_inner_rule():
 def test_adafactor_is_refused():
     with pytest.raises(InvalidInputError, match="rowwise"):
         GaLore([nn.Parameter(torch.zeros(4, 4))], mode="rowwise", inner="adafactor")
+
+
+class Waits(TorchDispatchMode):
+    """Counts the reads of a tensor by the host, at each of which a GPU would have to finish first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("covariance_decay", [0.0, 0.9])
+def test_a_step_between_refreshes_waits_once(covariance_decay: float):
+    """Whether the gradient is finite; the running covariance asks that on the device."""
+    weight = nn.Parameter(start_weight())
+    optimizer = GaLore([weight], rank=4, mode="rowwise", update_gap=100, covariance_decay=covariance_decay)
+    gradients = [gradient.coalesce() for gradient in sparse_gradients(5)]
+    run(weight, optimizer, gradients[:2])
+    with Waits() as waits:
+        run(weight, optimizer, gradients[2:])
+    assert waits.count == 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_running_covariance_leaves_out_bad_gradients(bad: float):
+    """Between refreshes it is as if the gradient had not been there; at the first step there is no basis yet."""
+    good = sparse_gradients(8)
+    broken = good[0].clone()
+    broken._values()[0, 0] = bad
+    weights = [nn.Parameter(start_weight()) for _ in range(3)]
+    options: dict[str, Any] = {"lr": 0.05, "rank": 4, "mode": "rowwise", "covariance_decay": 0.9, "update_gap": 4}
+    first, second, third = (GaLore([weight], **options) for weight in weights)
+    run(weights[0], first, [good[0], broken, *good[1:6], broken, *good[6:]])
+    run(weights[1], second, good)
+    assert torch.equal(*weights[:2])
+    assert torch.equal(*(o.state[w]["covariance"] for o, w in zip((first, second), weights[:2], strict=True)))
+    assert first.state[weights[0]]["skipped_steps"] == 2
+    run(weights[2], third, [broken])
+    assert torch.equal(weights[2], start_weight())
+    assert third.state[weights[2]]["kept_bases"] == 1
+    run(weights[2], third, good)
+    assert third.state[weights[2]]["step"] == 8
+    assert bool(torch.isfinite(weights[2]).all())
