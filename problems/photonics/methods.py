@@ -7,6 +7,8 @@ Schubert et al. (2022); with interpolation (two oracle calls a step) it is SurCo
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -17,7 +19,7 @@ from torch import Tensor
 from surco.counted import CountedProblem
 from surco.errors import InvalidInputError
 from surco.estimators import Identity, Interpolation, Projection
-from surco.protocols import Estimate, GradientEstimator, State
+from surco.protocols import Estimate, GradientEstimator, Problem, State
 
 if TYPE_CHECKING:
     from surco.training.prior import Prior
@@ -40,6 +42,15 @@ class HasLatent(Protocol):
         ...
 
 
+@runtime_checkable
+class HasAim(Protocol):
+    """A problem whose slope may be taken from a loss that begins inside the windows."""
+
+    def aimed(self, depth: float) -> Problem:
+        """Same values, other slope."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LatentDescent:
     """Adam on latent variables through an oracle.
@@ -47,10 +58,15 @@ class LatentDescent:
     Attributes:
         estimator: d loss / d costs.
         restarts: rows that learn side by side.
-        step_size: Adam's step.
+        step_size: Adam's step; where it falls, the first one.
         betas: Adam's decay rates.
         sharpness: slope of the tanh.
-        patience: steps without a better value after which a row starts again.
+        anneal: last step over first step; below 1 the step falls along a half cosine, and a row whose step has fallen
+            starts again.
+        horizon: steps over which it falls.
+        depth: the slope is that of windows which begin at this share of their depth (see
+            `problems.photonics.targets.spec_loss`); the incumbent is chosen by the problem's objective all the same.
+        patience: steps without a better value after which a row starts again; while a step falls, it goes on instead.
         stops_at_spec: end the run when the incumbent's metric is positive.
         prior: a trained prior of a photonic family, or its folder: row 0 starts at its latent pixels, the others around
             them (hybrid); without one all rows start around the solid design.
@@ -63,6 +79,9 @@ class LatentDescent:
     step_size: float = 0.05
     betas: tuple[float, float] = (0.667, 0.9)
     sharpness: float = 8.0
+    anneal: float = 1.0
+    horizon: int = 500
+    depth: float = 0.0
     patience: int = 200
     stops_at_spec: bool = True
     prior: Prior | str | Path | None = None
@@ -71,15 +90,26 @@ class LatentDescent:
 
     needs: ClassVar[type] = HasLatent
 
+    def __post_init__(self) -> None:
+        if not 0 < self.anneal <= 1:
+            raise InvalidInputError(f"Expected `anneal` above 0 and at most 1, got {self.anneal}.")
+        if not 0 <= self.depth < 1:
+            raise InvalidInputError(f"Expected `depth` of at least 0 and below 1, got {self.depth}.")
+        if self.horizon < 1:
+            raise InvalidInputError(f"Expected `horizon` of at least 1, got {self.horizon}.")
+
     def init(self, problem: CountedProblem, *, generator: torch.Generator) -> State:
         """Random latents around the solid design, or those of a prior.
 
         Raises:
-            InvalidInputError: a problem without latents, or a prior that does not describe it.
+            InvalidInputError: a problem without latents or without the slope that ``depth`` asks for, or a prior that
+                does not describe it.
         """
         inner = problem.inner
         if not isinstance(inner, HasLatent):
             raise InvalidInputError(f"Method `{self.name}` needs a problem with latent variables (photonics has them).")
+        if self.depth and not isinstance(inner, HasAim):
+            raise InvalidInputError("Expected a problem with `aimed` for a `depth` above 0; leave `depth` out.")
         latent = inner.initial_latent(self.restarts, generator=generator)
         if self.prior is not None:
             center = prior_latent(self.prior, inner)
@@ -96,7 +126,12 @@ class LatentDescent:
         assert isinstance(inner, HasLatent)
         latent = state["latent"].clone().requires_grad_()
         costs = inner.latent_costs(latent, sharpness=self.sharpness)
-        estimate = self.estimator(problem, costs.detach(), generator=generator)
+        view = problem
+        if self.depth:
+            assert isinstance(inner, HasAim)
+            view = copy.copy(problem)  # counts and records in the same ledger
+            view.inner = inner.aimed(self.depth)
+        estimate = self.estimator(view, costs.detach(), generator=generator)
         ledger = problem.ledger
         if self.stops_at_spec and ledger.x is not None and inner.metric(torch.from_numpy(ledger.x)) > 0:
             return {**state, "done": True}, estimate
@@ -111,14 +146,14 @@ class LatentDescent:
         is_better = values < state["row_best"]
         new = {
             "step": state["step"] + 1,
-            "latent": state["latent"] - self.step_size * move,
+            "latent": state["latent"] - self.step_size * self._share(state["t"]) * move,
             "m": m,
             "v": v,
             "t": t,
             "stale": torch.where(is_better, torch.zeros_like(state["stale"]), state["stale"] + 1),
             "row_best": torch.minimum(values, state["row_best"]),
         }
-        stalled = new["stale"] >= self.patience
+        stalled = new["stale"] >= self.patience if self.anneal == 1 else new["t"][:, 0] >= self.horizon
         if bool(stalled.any()):
             fresh = _fresh(inner.initial_latent(int(stalled.sum()), generator=generator))
             for key, value in fresh.items():
@@ -126,6 +161,11 @@ class LatentDescent:
                 column[stalled] = value
                 new[key] = column
         return new, estimate
+
+    def _share(self, steps: Tensor) -> Tensor:
+        """Share of the first step [R, 1] that a row takes after so many steps."""
+        fallen = 0.5 - 0.5 * torch.cos(math.pi * (steps / self.horizon).clamp(max=1.0))
+        return 1.0 - (1.0 - self.anneal) * fallen
 
 
 def _fresh(latent: Tensor) -> State:

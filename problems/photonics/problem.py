@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -85,6 +86,7 @@ class PhotonicProblem:
         self.spec = dict(spec or {})
         self._classes = torch.from_numpy(self.oracle.painter.incidence.classes)
         self._known: dict[bytes, float] = {}
+        self._depth = 0.0
 
     @property
     def n(self) -> int:
@@ -110,6 +112,9 @@ class PhotonicProblem:
             return x.sum(-1)
         s = self.s_parameters(flat)
         losses = torch.stack([spec_loss(corner, self.target) for corner in s]).amax(0)
+        if self._depth and losses.requires_grad:
+            aimed = torch.stack([spec_loss(corner, self.target, depth=self._depth) for corner in s]).amax(0)
+            losses = losses.detach() + (aimed - aimed.detach())  # adds zero to the value, and the other slope
         with torch.no_grad():
             metric = torch.stack([spec_metric(corner, self.target) for corner in s]).amin(0).cpu()
             if len(self._known) > 4096:
@@ -117,6 +122,16 @@ class PhotonicProblem:
             for row, value in zip(flat.detach().cpu().double().numpy(), metric.tolist(), strict=True):
                 self._known[row.tobytes()] = value
         return losses.to(x.device, x.dtype).reshape(x.shape[:-1])
+
+    def aimed(self, depth: float) -> PhotonicProblem:
+        """This problem with the same values of the objective but the slope of ``spec_loss(..., depth=depth)``.
+
+        The literature's loss hardly pulls any more where a window is met; this one pulls further in. It shares the
+        simulator, the oracle and what is remembered.
+        """
+        other = copy.copy(self)
+        other._depth = depth
+        return other
 
     def metric(self, x: Tensor) -> float:
         """Metric of one design x [n]; remembered from the objective where it was asked for before."""
@@ -150,10 +165,12 @@ class PhotonicProblem:
         return "pass_through"
 
     def methods(self) -> Mapping[str, Any]:
-        """Methods of this domain by name, for `surco.solve`."""
+        """Methods of this domain by name, for `surco.solve`; pass-through as `problems.photonics.settings` has it."""
         from problems.photonics.methods import latent_zero, pass_through
+        from problems.photonics.settings import pass_through_options
 
-        return {"pass_through": pass_through(), "latent_zero": latent_zero()}
+        options = pass_through_options(self.id, self.brush.diameter)
+        return {"pass_through": pass_through(**options), "latent_zero": latent_zero()}
 
     # ------------------------------------------------------------------ latent variables, for pass-through
 

@@ -72,12 +72,15 @@ def signed_distance(power: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(below, above)
 
 
-def spec_loss(s: Tensor, spec: Spec) -> Tensor:
+def spec_loss(s: Tensor, spec: Spec, *, depth: float = 0.0) -> Tensor:
     """Loss of S-parameters.
 
     Args:
         s: [B, L, P, Q] complex; only column 0 (port 1 excited) counts.
         spec: windows.
+        depth: the loss is that of windows which begin so deep inside the real ones, as a share of the way from a
+            bound to the far end of its window, or to the middle of a window with two bounds; 0 for the literature's
+            loss. Above 0 the loss goes on where the spec is met.
 
     Returns:
         [B] real, >= 0, differentiable. A design that meets the spec still has a loss of 0.1 to 1.
@@ -85,7 +88,8 @@ def spec_loss(s: Tensor, spec: Spec) -> Tensor:
     power = s[..., 0].abs() ** 2
     lower, upper = (bound.to(power.device, power.dtype) for bound in spec.windows(power.shape[1]))
     smallest = (upper - lower).min()
-    scaled = signed_distance(power, lower, upper) / smallest
+    within = torch.where((lower > 0) & (upper < 1), 0.5, 1.0) * (upper - lower)
+    scaled = (signed_distance(power, lower, upper) + depth * within) / smallest
     return (torch.nn.functional.softplus(scaled) ** 2).sum(-1).mean(-1)
 
 

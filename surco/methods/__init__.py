@@ -87,23 +87,31 @@ def build_method(method: str | Method, problem: Problem, options: dict[str, Any]
     if method == "auto" and not options and isinstance(problem, HasMethods) and problem.auto_method:
         return offered[problem.auto_method]
     if method in offered:
-        if options:
+        if not options:
+            return offered[method]
+        if not dataclasses.is_dataclass(offered[method]):
             raise InvalidInputError(f"Options {sorted(options)} go into the {type(offered[method]).__name__} itself.")
-        return offered[method]
+        _check_options(method, type(offered[method]), options)
+        return dataclasses.replace(offered[method], **options)
     cls = _class_of(method)
     if cls is not None:
-        known = {f.name for f in dataclasses.fields(cls) if f.init}
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise InvalidInputError(f"Method `{method}` has no option `{unknown[0]}`.{closest(unknown[0], known)}")
-        for field in dataclasses.fields(cls):
-            if field.name in options:
-                _check_number(f"{method}'s `{field.name}`", str(field.type), options[field.name])
+        _check_options(method, cls, options)
         return cls(**options)
     names = sorted(problem.heuristics()) if isinstance(problem, HasHeuristics) else []
     if method in names:
         return Heuristic(method)
     raise UnknownIdError(f"No method `{method}`.{closest(method, [*METHODS, *installed_methods(), *offered, *names])}")
+
+
+def _check_options(method: str, cls: type[Any], options: dict[str, Any]) -> None:
+    """Raise for an option that a method's dataclass does not have, or a number that it cannot work with."""
+    known = {f.name for f in dataclasses.fields(cls) if f.init}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InvalidInputError(f"Method `{method}` has no option `{unknown[0]}`.{closest(unknown[0], known)}")
+    for field in dataclasses.fields(cls):
+        if field.name in options:
+            _check_number(f"{method}'s `{field.name}`", str(field.type), options[field.name])
 
 
 def _check_number(what: str, type_: str, value: Any) -> None:

@@ -132,14 +132,24 @@ def test_the_largest_state_fits_its_limit(tmp_path):
     assert back.history == group.history
 
 
-def test_the_loop_is_pass_through(tmp_path):
-    assert campaign.main([*SMALL, "--out", str(tmp_path)]) == 0
+@pytest.mark.parametrize(
+    ("more", "own"),
+    [
+        ([], {}),
+        (
+            ["--objective", "deep", "--step-size", "0.1", "--anneal", "0.05", "--sharpness", "3"],
+            {"depth": 0.9, "step_size": 0.1, "anneal": 0.05, "sharpness": 3.0, "horizon": 5},
+        ),
+    ],
+)
+def test_the_loop_is_pass_through(tmp_path, more, own):
+    assert campaign.main([*SMALL, "--out", str(tmp_path), *more]) == 0
     with np.load(tmp_path / "designs.npz", allow_pickle=False) as archive:
-        history = archive[f"{NAME}/history"]
+        (history,) = (archive[key] for key in archive.files if key.endswith("/history"))
     problem = DOMAIN.make("photonics/bend-40nm-v0", wavelengths_nm=[1270.0])
     for column, seed in enumerate(range(4, 7)):
         counted = CountedProblem(Ledger(problem, Budget(calls=5)))
-        method = pass_through(stops_at_spec=False)
+        method = pass_through(stops_at_spec=False, **own)
         state = method.init(counted, generator=torch.Generator().manual_seed(seed))
         for row in range(5):
             state, estimate = method.step(counted, state, generator=torch.Generator())
