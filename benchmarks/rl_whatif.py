@@ -162,6 +162,8 @@ def summary(rows: list[Row]) -> list[Row]:
             cells = [(row[method], row["bound"]) for row in mine if method in row]
             excess = np.array([100.0 * (cell["cost"] / bound - 1.0) for cell, bound in cells])
             seconds = np.array([cell["cpu_s"] for cell, _ in cells])
+            machines = np.array([row.get("machine", 0) for row in mine if method in row])
+            by_machine = [round(float(seconds[machines == k].mean()), 4) for k in np.unique(machines)]
             table.append(
                 {
                     "network": network,
@@ -172,6 +174,7 @@ def summary(rows: list[Row]) -> list[Row]:
                     "largest_percent_over_bound": round(float(excess.max()), 3),
                     "mean_cpu_s": round(float(seconds.mean()), 4),
                     "median_cpu_s": round(float(np.median(seconds)), 4),
+                    "mean_cpu_s_of_machines": by_machine,
                 }
             )
     return table
@@ -195,15 +198,31 @@ def run(options: argparse.Namespace, about: dict[str, Any]) -> None:
         write_text(out, json.dumps({"provenance": about, "rows": rows}) + "\n")
 
 
+def _machines(parts: list[Row]) -> list[dict[str, Any]]:
+    """The machines of the parts, most scenarios first; where there are several, every row gets its machine's number."""
+    scenarios: dict[str, int] = {}
+    keys = [json.dumps({k: part["provenance"].get(k) for k in ("machine", "versions")}) for part in parts]
+    for key, part in zip(keys, parts, strict=True):
+        scenarios[key] = scenarios.get(key, 0) + len(part["rows"])
+    order = sorted(scenarios, key=lambda key: -scenarios[key])
+    if len(order) > 1:
+        for key, part in zip(keys, parts, strict=True):
+            part["rows"] = [{**row, "machine": order.index(key)} for row in part["rows"]]
+    return [{**json.loads(key), "scenarios": scenarios[key]} for key in order]
+
+
 def join(options: argparse.Namespace) -> None:
-    """One file of parts: summary, rows without repetition, and each part's provenance."""
+    """One file of parts: summary, rows, and what the parts' provenances share; parts of several machines say which."""
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in options.parts]
+    machines = _machines(parts)
     rows = sorted((row for part in parts for row in part["rows"]), key=lambda r: (r["network"], r["scenario"]))
     abouts = [part["provenance"] for part in parts]
     loads = sorted(about.pop("load_average") for about in abouts)
     same = {key: value for key, value in abouts[0].items() if all(a.get(key) == value for a in abouts)}
     same |= {"commands": sorted({a["command"] for a in abouts}), "date": max(a["date"] for a in abouts)}
     same |= {"load_average": [loads[0], loads[-1]], "sigma": SIGMA, "exact_tolerance": TOLERANCE}
+    if len(machines) > 1:
+        same["machines"] = machines
     data = {"what": "demand scenarios on one network", "table": summary(rows), "provenance": same, "rows": rows}
     body = json.dumps({**data, "rows": []}, indent=1).rstrip("\n}").rstrip().removesuffix("[]")
     lines = ",\n".join(json.dumps(row) for row in rows)

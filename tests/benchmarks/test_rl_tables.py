@@ -52,6 +52,26 @@ def test_parts_join_to_one_file_with_every_row(tmp_path: Path) -> None:
     assert data["table"][0]["scenarios"] == 4
 
 
+def test_parts_of_two_machines_keep_their_seconds_apart(tmp_path: Path) -> None:
+    parts = []
+    for machine, (first, seconds) in enumerate(((0, 1.0), (2, 3.0))):
+        count = 2 - machine
+        rows = [
+            {"network": "n", "scenario": first + k, "bound": 1.0, "a": {"cost": 1.0, "cpu_s": seconds}}
+            for k in range(count)
+        ]
+        about = {"command": "c", "date": "d", "load_average": 1.0, "machine": {"cores": machine}, "versions": {}}
+        parts.append(tmp_path / f"{machine}.json")
+        parts[-1].write_text(json.dumps({"provenance": about, "rows": rows}), encoding="utf-8")
+    out = tmp_path / "out.json"
+    rl_whatif.main(["join", *map(str, reversed(parts)), "--out", str(out)])
+    data = json.loads(out.read_text(encoding="utf-8"))
+    assert [row["machine"] for row in data["rows"]] == [0, 0, 1]
+    assert data["table"][0]["mean_cpu_s_of_machines"] == [1.0, 3.0]
+    assert [m["scenarios"] for m in data["provenance"]["machines"]] == [2, 1]
+    assert "machine" not in data["provenance"]
+
+
 def test_curves_are_averaged_where_all_seeds_are() -> None:
     row = rl_curves.gathered({1: [(0.0, 4.0), (10.0, 2.0), (20.0, 1.0)], 2: [(0.0, 6.0), (10.0, 4.0)]})
     assert row["at"] == [0.0, 10.0]
