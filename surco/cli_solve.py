@@ -217,7 +217,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
     folder: Path | None = arguments.out
     if folder is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:  # a file there, or in the place of a folder above it
+        raise InvalidInputError(
+            f"Expected a folder for --out, but `{error.filename}` is a file or lies below one. Try another --out."
+        ) from error
     settings = _settings(arguments)
     origin = load_origin(folder)
     if arguments.resume:

@@ -24,7 +24,7 @@ def load_result(folder: str | Path) -> Result:
     The problem is rebuilt from its spec where it has one, so that it can describe and draw the design.
 
     Raises:
-        InvalidInputError: no result there, or not one of surco's.
+        InvalidInputError: no result there, not one of surco's, or its design does not fit its problem.
     """
     folder = Path(folder)
     path = folder if folder.is_file() else folder / RESULT
@@ -37,9 +37,15 @@ def load_result(folder: str | Path) -> Result:
         )
     data = _json(path)
     try:
-        return _result(data, is_whole=is_whole)
+        result = _result(data, is_whole=is_whole)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInputError(f"`{path}` is not a result of surco: {type(error).__name__}: {error}.") from error
+    if result.problem is not None and result.x.shape != (result.problem.oracle.n,):
+        raise InvalidInputError(
+            f"Expected a design `x` of shape [{result.problem.oracle.n}] in `{path}`, got {list(result.x.shape)}. "
+            "Its `x` or its `spec` was changed or cut off. Try `surco solve` again, or a whole copy of the file."
+        )
+    return result
 
 
 def load_origin(folder: str | Path) -> dict[str, Any] | None:

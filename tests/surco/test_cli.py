@@ -264,15 +264,42 @@ def test_verify_judges_a_saved_result_anew(tmp_path: Path, capsys: pytest.Captur
         (out / "result.json").write_text(json.dumps({**saved, **change}))
         assert main(["verify", str(out)]) == 1
         assert line in capsys.readouterr().out
-    (out / "result.json").write_text(json.dumps({**saved, "x": saved["x"][:-1]}))
-    assert main(["verify", str(out)]) == 2
-    assert "Expected a design of shape" in capsys.readouterr().err
     (out / "result.json").write_text(json.dumps({**saved, "spec": {}}))
     assert main(["verify", str(out)]) == 2
     assert "rebuilds its problem" in capsys.readouterr().err
     (out / "result.json").write_text(json.dumps(saved))
     assert main(["verify", str(out), "--with", "nobody"]) == 2
     assert "No judge `nobody` for this problem. There is none." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_design_of_the_wrong_length_is_refused(
+    command: str, change: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["solve", "toy/choose-v0", "--calls", "9", "--out", str(tmp_path)]) == 0
+    saved = json.loads((tmp_path / "result.json").read_text())
+    x = saved["x"][:-1] if change < 0 else [*saved["x"], 0.0]
+    (tmp_path / "result.json").write_text(json.dumps({**saved, "x": x}))
+    (tmp_path / "report.html").unlink()
+    capsys.readouterr()
+    assert main([command, str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert f"shape [{len(saved['x'])}]" in captured.err
+    assert f"got [{len(x)}]" in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_out_on_a_file_is_refused_in_words(below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "taken"
+    path.write_text("mine")
+    assert main(["solve", "toy/choose-v0", "--calls", "9", "--out", str(path / below)]) == 2
+    captured = capsys.readouterr()
+    assert "Expected a folder for --out" in captured.err
+    assert "Errno" not in captured.err
+    assert path.read_text() == "mine"
 
 
 # ------------------------------------------------------------------ kills
