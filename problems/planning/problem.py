@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from problems.planning.oracle import SurvivableOracle
 from problems.planning.plan import Plan, plan_of
 from surco.bridge import to_numpy, to_torch
 from surco.errors import InfeasibleError
-from surco.protocols import Exact
+from surco.protocols import Exact, Verification
 
 HEURISTIC_SECONDS = 3.0  # per rule, where the caller sets no limit
 BOUND_SECONDS = 1.0
@@ -56,6 +57,7 @@ class PlanningProblem:
     is_convex = True
     exact_goes_on = True
     exact_reports = True
+    objective_is_price = True
 
     def __init__(
         self,
@@ -215,6 +217,22 @@ class PlanningProblem:
             figures["Bounds of the exact engine"] = gap_figure(self.engine.statistics.trace)
         return figures
 
+    def judges(self) -> Mapping[str, Callable[[Tensor], Verification]]:
+        """``flows``: paths of every demand in every failure, added up by code that did not make the plan."""
+        from problems.planning.verification import verify_flows
+
+        def flows(x: Tensor) -> Verification:
+            claimed = float(self.objective(x)) if self.objective_is_price else None
+            return verify_flows(self.instance, self.plan(x), claimed=claimed)
+
+        return {"flows": flows}
+
+    def exports(self) -> Mapping[str, Callable[[Tensor, Path], None]]:
+        """``json``, ``csv``, ``routing`` of all failures, ``certificate``, ``map`` (HTML), ``geojson``."""
+        from problems.planning.formats.export import exports
+
+        return exports(self)
+
     def explain_infeasibility(self) -> str:
         """Which cut or which rules leave no plan."""
         try:
@@ -248,6 +266,7 @@ class NonlinearPlanning(PlanningProblem):
     """
 
     search_share = 0.75
+    objective_is_price = False
 
     def __init__(
         self, instance: PlanningInstance, objective: type, *, options: Mapping[str, Any] | None = None, **others: Any

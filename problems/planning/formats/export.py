@@ -5,14 +5,49 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from problems.planning.charts import plan_map, plan_page, utilization_color
 from problems.planning.instance import PlanningInstance
 from problems.planning.judge import Verdict, judge
 from problems.planning.plan import Plan
+from surco.atomic import write_text
 from surco.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from problems.planning.problem import PlanningProblem
+
+
+def exports(problem: PlanningProblem) -> Mapping[str, Callable[[Tensor, Path], None]]:
+    """Kind -> writer of one design x [n]; ``geojson`` only where the positions are longitude and latitude.
+
+    The certificate has a bound where the objective is the price and the engine has proven one in this process.
+    """
+    instance = problem.instance
+
+    def writer(text: Callable[[Plan, Verdict], str]) -> Callable[[Tensor, Path], None]:
+        return lambda x, path: write_text(path, text(problem.plan(x), problem.verdict(x)))
+
+    def certified(plan: Plan, verdict: Verdict) -> str:
+        bound = problem.engine.lower if problem.objective_is_price else -math.inf
+        known = bound if math.isfinite(bound) else None
+        return _dumps(certificate(instance, plan, verdict, bound=known))
+
+    kinds = {
+        "json": writer(lambda plan, verdict: _dumps(plan.to_json(instance))),
+        "csv": writer(lambda plan, verdict: plan_csv(instance, plan, verdict)),
+        "routing": writer(lambda plan, verdict: _dumps(routing_json(verdict))),
+        "certificate": writer(certified),
+        "map": writer(lambda plan, verdict: plan_page(instance, plan, verdict)),
+    }
+    if instance.is_geographic:
+        kinds["geojson"] = writer(lambda plan, verdict: _dumps(geojson(instance, plan, verdict)))
+    return kinds
 
 
 def plan_csv(instance: PlanningInstance, plan: Plan, verdict: Verdict) -> str:
