@@ -36,6 +36,23 @@ def create_moments(
         state["exp_avg_sq"] = torch.zeros(rows, second, dtype=torch.float32, device=device)
 
 
+def table_state_bytes(
+    rows: int, columns: int, rank: int, *, is_8bit: bool = False, is_rowwise: bool = False, has_covariance: bool = False
+) -> int:
+    """Bytes of the state of a table [rows, columns] at a rank: moments, basis, and the running covariance.
+
+    4 (2 N r + n r) in the mode "galore", 4 (N (r + 1) + n r) in "rowwise"; with one-byte codes N (2 r + 1) + 4 n r and
+    N (r + 2) + 4 n r. The covariance adds 4 n^2. Counted from the tensors themselves, without their memory.
+    """
+    state: dict[str, Any] = {}
+    nowhere = torch.device("meta")
+    create_moments(state, rows, rank, device=nowhere, is_8bit=is_8bit, is_rowwise=is_rowwise)
+    state["basis"] = torch.empty(columns, rank, dtype=torch.float32, device=nowhere)
+    if has_covariance:
+        state["covariance"] = torch.empty(columns, columns, dtype=torch.float32, device=nowhere)
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
 def read_moments(state: dict[str, Any], rows: Tensor | slice | None = None) -> tuple[Tensor, Tensor]:
     """(m, v) in float32 of some rows, of all rows where None. Whole float32 moments come as the state itself."""
     if "exponent" in state:

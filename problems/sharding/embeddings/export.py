@@ -14,6 +14,8 @@ from problems.sharding.embeddings.data import ClickData
 from problems.sharding.embeddings.models import ClickModel
 from surco.errors import InvalidInputError
 from surco.optim.diagnostics import Spectrum, covariance_spectrum
+from surco.optim.moments import table_state_bytes
+from surco.optim.options import Mode
 from surco.optim.subspace import gram
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -37,7 +39,8 @@ def tables_from_model(
 
         - ``lookups_per_batch`` and ``distinct_rows_per_batch``: means;
         - with ``energy``: ``stable_rank`` and ``ranks``, a list of {rank, captured_energy, state_bytes,
-          state_bytes_8bit}: the choices of a GaLore rank.
+          state_bytes_8bit}: the choices of a GaLore rank, priced for the mode of ``optimizer`` and with its running
+          covariance where it has one (for the mode "galore" where it is no GaLore).
 
         ``table_entries`` drops the further keys.
 
@@ -71,7 +74,7 @@ def tables_from_model(
         }
         if spectrum is not None:
             entry["stable_rank"] = spectrum.stable_rank
-            entry["ranks"] = rank_choices(spectrum, rows[table], weight.shape[1])
+            entry["ranks"] = rank_choices(spectrum, *weight.shape, **_pricing(optimizer, weight))
         entries.append(entry)
     return entries
 
@@ -84,18 +87,36 @@ def table_entries(exported: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: entry[key] for key in SPEC_KEYS} for entry in exported]
 
 
-def rank_choices(spectrum: Spectrum, rows: int, dim: int) -> list[dict[str, float]]:
-    """Memory against captured energy for the ranks 1, 2, 4, ... up to the width of a table."""
+def rank_choices(
+    spectrum: Spectrum, rows: int, dim: int, *, is_rowwise: bool = False, has_covariance: bool = False
+) -> list[dict[str, float]]:
+    """Memory against captured energy for the ranks 1, 2, 4, ... up to the width of a table.
+
+    Args:
+        spectrum: of its gradients.
+        rows: whose moments are kept, the padding row too.
+        dim: width.
+        is_rowwise: whether the mode is "rowwise", which has one second moment a row.
+        has_covariance: whether a running covariance is kept.
+    """
+    kind = {"is_rowwise": is_rowwise, "has_covariance": has_covariance}
     return [
         {
             "rank": rank,
             "captured_energy": spectrum.captured(rank),
-            "state_bytes": 4 * (2 * rows * rank + dim * rank),
-            "state_bytes_8bit": rows * (2 * rank + 1) + 4 * dim * rank,
+            "state_bytes": table_state_bytes(rows, dim, rank, **kind),
+            "state_bytes_8bit": table_state_bytes(rows, dim, rank, is_8bit=True, **kind),
         }
         for rank in RANKS
         if rank <= dim
     ]
+
+
+def _pricing(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, bool]:
+    """What the bytes of a rank depend on, from the options of the group of ``weight``."""
+    group = next((g for g in optimizer.param_groups if any(weight is p for p in g["params"])), {})
+    is_rowwise = group.get("mode") == Mode.ROWWISE
+    return {"is_rowwise": is_rowwise, "has_covariance": bool(group.get("covariance_decay"))}
 
 
 def reuse_shares(counts: Iterable[Tensor]) -> list[float]:

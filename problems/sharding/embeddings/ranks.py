@@ -58,7 +58,7 @@ def choose_ranks(
     Args:
         problem: of additive cost; its tables are those of ``exported``, in the same order; its rules hold (pinned,
             forbidden and colocated tables).
-        exported: from ``tables_from_model(..., energy=True)``.
+        exported: from ``tables_from_model(..., energy=True)``, which prices the ranks for the optimizer it was given.
         latency_ms: largest load of a device; the optimum without ranks, times 1.01 say.
         is_8bit: whether the states have one byte a moment.
         start: [T], device of each table in a known plan; the search begins there, with ranks filled in greedily.

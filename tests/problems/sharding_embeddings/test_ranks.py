@@ -6,12 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from problems.sharding import Device, ShardingProblem, Table, Workload
-from problems.sharding.embeddings.export import rank_choices
+from problems.sharding.embeddings.export import _pricing, rank_choices
 from problems.sharding.embeddings.ranks import _memory, choose_ranks
 from surco.errors import InfeasibleError, InvalidInputError
-from surco.optim import spectrum
+from surco.optim import GaLore, spectrum
 from tests.surco.optim.reference import decaying, spectrum_matrix
 
 
@@ -55,6 +56,28 @@ def test_equals_enumeration(seed, memory_bytes):
     assert plan.bound >= best - 1e-12
     assert plan.latency_ms <= limit
     assert max(plan.memory_bytes) <= memory_bytes
+
+
+@pytest.mark.parametrize("inner", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("mode", ["galore", "rowwise"])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_prices_are_the_bytes_of_the_state(mode: str, inner: str, decay: float):
+    weight = torch.nn.Parameter(torch.zeros(50, 8))
+    optimizer = GaLore([weight], rank=4, mode=mode, inner=inner, covariance_decay=decay)
+    index = torch.arange(20)[None]
+    weight.grad = torch.sparse_coo_tensor(index, torch.randn(20, 8), (50, 8), check_invariants=True)
+    optimizer.step()
+    walked = sum(v.numel() * v.element_size() for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor))
+    shares = spectrum(torch.randn(20, 8))
+    (choice,) = [c for c in rank_choices(shares, 50, 8, **_pricing(optimizer, weight)) if c["rank"] == 4]
+    assert choice["state_bytes_8bit" if inner == "adamw8bit" else "state_bytes"] == walked
+    bytes_of = {
+        ("galore", "adamw"): 4 * (2 * 50 * 4 + 8 * 4),
+        ("rowwise", "adamw"): 4 * (50 * (4 + 1) + 8 * 4),
+        ("galore", "adamw8bit"): 50 * (2 * 4 + 1) + 4 * 8 * 4,
+        ("rowwise", "adamw8bit"): 50 * (4 + 2) + 4 * 8 * 4,
+    }
+    assert walked == bytes_of[mode, inner] + (4 * 8 * 8 if decay else 0)
 
 
 def test_unmeasured_spectra_are_named():
