@@ -1,4 +1,4 @@
-"""What ranks exchange: d x d Gram matrices and projected rows, never N x d gradients."""
+"""What ranks exchange: d x d Gram matrices and touched rows (projected where the mode allows), no N x d gradients."""
 
 from __future__ import annotations
 
@@ -28,19 +28,30 @@ def same_basis(basis: Tensor, group: ProcessGroup | None) -> Tensor:
     return shared
 
 
-def gather_rows(work: Projected, group: ProcessGroup | None) -> Projected:
-    """Mean over ranks of a row-sparse projected gradient: each rank sends U row numbers and U x r floats.
+def gather_rows(work: Projected, basis: Tensor | None, group: ProcessGroup | None) -> Projected:
+    """Mean over ranks of a row-sparse gradient: each rank sends U row numbers and the least that its mode needs.
 
-    The projection is linear and the basis common, so this equals projecting the mean gradient.
+    That is U x r floats, R = G P, in the mode "galore": the projection is linear and the basis common, so that their
+    mean is the projected mean gradient. The other modes need G itself, U x n floats, and project its mean here.
+
+    Args:
+        work: of the rows that this rank touched.
+        basis: P [n, r], the same on all ranks; None where nothing is projected.
+        group: the ranks.
+
+    Returns:
+        ``work`` of the rows that any rank touched; unchanged without a group.
     """
     if group is None or work.rows is None:
         return work
     ranks = dist.get_world_size(group)
     rows = _gather_ragged(work.rows, group)
     unique, place = torch.unique(rows, return_inverse=True)
-    work.values = _mean_rows(_gather_ragged(work.values, group), place, len(unique), ranks)
-    if work.gradient is not None:
+    if work.gradient is None or basis is None:
+        work.values = _mean_rows(_gather_ragged(work.values, group), place, len(unique), ranks)
+    else:
         work.gradient = _mean_rows(_gather_ragged(work.gradient, group), place, len(unique), ranks)
+        work.values = work.gradient @ basis
     work.rows = unique
     return work
 

@@ -74,7 +74,7 @@ class GaLore(Optimizer):
         seed: of random bases and sketches.
         process_group: ranks that share one basis by summing their n x n Gram matrices.
         has_local_gradients: the ranks hold replicas of the tables and their sparse gradients are *not* yet averaged:
-            exchange the projected rows (r floats each, not n; in modes other than "galore" the rows too). Leave False
+            exchange the touched rows, projected to r floats in the mode "galore", n floats in the others. Leave False
             under DistributedDataParallel and for sharded tables. Every rank must then hold a gradient, be it without
             rows, at every step.
 
@@ -278,7 +278,7 @@ class GaLore(Optimizer):
         norm = torch.linalg.vector_norm(matrix).square() if with_norm else None
         if not _is_projected(parameter, group):
             work = Projected(parameter, state, group, matrix.contiguous(), None, rows, norm)
-            return self._exchanged(work)
+            return self._exchanged(work, None)
         if "is_left" not in state:
             state["is_left"] = rows is None and _side(matrix, group["projection"]) == "left"
         oriented = matrix.t() if state["is_left"] else matrix
@@ -293,7 +293,7 @@ class GaLore(Optimizer):
         basis = self._basis(state, group, oriented)
         keeps = group["mode"] != Mode.GALORE
         work = Projected(parameter, state, group, torch.mm(oriented, basis), oriented if keeps else None, rows, norm)
-        return self._exchanged(work)
+        return self._exchanged(work, basis)
 
     @torch.no_grad()
     def apply(self, works: list[Projected]) -> None:
@@ -357,9 +357,9 @@ class GaLore(Optimizer):
             return sketch(state, matrix.shape[1], matrix.device)
         return state["basis"]
 
-    def _exchanged(self, work: Projected) -> Projected:
+    def _exchanged(self, work: Projected, basis: Tensor | None) -> Projected:
         if self.has_local_gradients and work.rows is not None:
-            return gather_rows(work, self.process_group)
+            return gather_rows(work, basis, self.process_group)
         return work
 
     def _create_moments(self, work: Projected) -> None:

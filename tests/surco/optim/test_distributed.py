@@ -54,7 +54,15 @@ def replica_worker(rank: int, folder: str) -> None:
             index, values = mean.indices()[:, mine] // 2, mean.values()[mine]
             shard.grad = torch.sparse_coo_tensor(index, values, (ROWS // 2, DIM), check_invariants=True)
             sharded.step()
-        torch.save({"replica": weight.detach(), "shard": shard.detach()}, Path(folder) / f"{rank}.pt")
+        by_rows = nn.Parameter(start_weight())
+        rowwise = GaLore([by_rows], process_group=group, has_local_gradients=True, mode="rowwise", **OPTIONS)
+        for gradient in local_gradients(rank):
+            by_rows.grad = gradient
+            rowwise.step()
+        torch.save(
+            {"by rows": by_rows.detach(), "replica": weight.detach(), "shard": shard.detach()},
+            Path(folder) / f"{rank}.pt",
+        )
     finally:
         dist.destroy_process_group()
 
@@ -64,6 +72,14 @@ def test_replicas_and_shards():
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(replica_worker, args=(folder,), nprocs=2, join=True, start_method="spawn")
         first, second = (torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    # Row by row the second moment is that of the mean gradient, which both ranks have in full.
+    assert torch.equal(first["by rows"], second["by rows"])
+    single = nn.Parameter(start_weight())
+    rowwise = GaLore([single], mode="rowwise", **OPTIONS)
+    for one, two in zip(local_gradients(0), local_gradients(1), strict=True):
+        single.grad = (one + two) / 2
+        rowwise.step()
+    torch.testing.assert_close(first["by rows"], single.detach(), rtol=1e-3, atol=1e-3)
     # Replicas agree to the bit; rows that no rank touched are as they were.
     assert torch.equal(first["replica"], second["replica"])
     touched = torch.cat([g.coalesce().indices()[0] for rank in (0, 1) for g in local_gradients(rank)]).unique()
