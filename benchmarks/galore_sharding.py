@@ -70,7 +70,7 @@ def main() -> None:
     least = {label: least_memory(entries, batch_size) for label, entries in tables.items()}
     print(json.dumps({"least_device_memory_bytes": least}), flush=True)
     rows: list[dict[str, Any]] = [{"least_device_memory_bytes": least}]
-    best: dict[float, dict[str, Any]] = {}
+    best: dict[tuple[float, str], dict[str, Any]] = {}
     for share in (1.0, 0.6):
         memory = int(share * least["SparseAdam"])
         for label, entries in tables.items():
@@ -79,16 +79,15 @@ def main() -> None:
             row |= solved(sharding_problem(entries, memory, batch_size), arguments.seconds)
             rows.append(row)
             print(json.dumps(row), flush=True)
-            if label == "GaLore":
-                best[share] = row
-    for share, row in best.items():
+            if label in ("GaLore", "GaLore rowwise") and "plan" in row:
+                best[share, label] = row
+    for (share, label), row in best.items():
         memory = row["device_memory_bytes"]
-        problem = sharding_problem(tables["GaLore"], memory, batch_size)
+        problem = sharding_problem(tables[label], memory, batch_size)
         limit = 1.02 * row["latency_ms"]
-        plan = choose_ranks(
-            problem, exports["GaLore"], latency_ms=limit, start=row["plan"], seconds=3 * arguments.seconds
-        )
-        rows.append({"rank decision at memory share": share, "latency_limit_ms": limit} | asdict(plan))
+        plan = choose_ranks(problem, exports[label], latency_ms=limit, start=row["plan"], seconds=3 * arguments.seconds)
+        decision = {"rank decision at memory share": share, "optimizer": label, "latency_limit_ms": limit}
+        rows.append(decision | asdict(plan))
         print(json.dumps(rows[-1]), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     size = ["--total-rows", str(arguments.total_rows), "--samples", str(arguments.samples)]
