@@ -286,9 +286,11 @@ class ExpertPlacement:
         return self._exact_run.run(seconds=seconds, start=start)
 
     def methods(self) -> Mapping[str, Any]:
-        """``annealing``: the search of ``replan`` and ``exact``, a round a step."""
+        """``annealing``: the search of ``replan`` and ``exact``, a round a step; compiled before any clock starts."""
         from problems.moe.method import methods
+        from problems.moe.search import compile_loops
 
+        compile_loops(self)
         return methods(self)
 
     # ------------------------------------------------------------------ reports

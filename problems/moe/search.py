@@ -75,6 +75,17 @@ class LayerSearch:
         return x, float(value)
 
 
+def compile_loops(problem: ExpertPlacement) -> None:
+    """Compile (or load) the loops now, not within the seconds of a search: the first time they take 20 CPU seconds."""
+    experts, gpus = problem.routing.experts, problem.cluster.gpus
+    search = LayerSearch(problem.routing, 0, problem.cluster, problem.traffic_weight, problem.most)
+    search.anneal(np.zeros((experts, gpus), dtype=np.bool_), moves=0, seed=0)
+    if problem.cost_bound.applies:
+        from problems.moe.grouping import cheapest_groupings
+
+        cheapest_groupings(np.zeros((1, 1)), 2, np.zeros((1, 1)))
+
+
 class PlacementSearch:
     """Plans of all layers, improved in rounds; ``best`` [L, E, G] is always feasible.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numba as nb
 import numpy as np
 import pytest
 
 import surco
-from problems.moe import Cluster
+from problems.moe import Cluster, grouping, kernel
 from problems.moe.eplb import duplicate, eplb_global, eplb_hierarchical, lpt, pack
 from problems.moe.search import LayerSearch
 from surco.bridge import to_torch
+from surco.ledger import Ledger
 
 # the worked example of EPLB's README: 12 experts in 4 groups, 16 copies, 8 GPUs in 2 nodes, two layers
 LOADS = np.array(
@@ -111,3 +113,22 @@ def test_auto_is_the_annealing_and_repeats_under_a_budget_in_calls(tmp_path):
     surco.solve(problem, objective_calls=5, seed=1, checkpoint=tmp_path)
     resumed = surco.solve(problem, objective_calls=6, seed=1, checkpoint=tmp_path, resume=True)
     np.testing.assert_array_equal(first.x, resumed.x)
+
+
+@pytest.mark.parametrize("method", ["auto", "exact"])
+def test_loops_are_compiled_before_the_clock_starts(method, monkeypatch):
+    problem = surco.make("moe/16e-8g-2n-v0")
+    order = []
+    for module, name in ((kernel, "anneal"), (grouping, "cheapest_groupings")):
+        loop = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, loop=loop, name=name: (order.append((name, a)), loop(*a))[1])
+    start = Ledger.__init__
+    monkeypatch.setattr(Ledger, "__init__", lambda self, *a: (order.append(("clock", a)), start(self, *a))[1])
+    surco.solve(problem, method, seconds=0.5, seed=0)
+    names = [name for name, _ in order]
+    clock = names.index("clock")
+    assert set(names[:clock]) == {"anneal", "cheapest_groupings"}
+    types = {name: [nb.typeof(a) for a in arguments] for name, arguments in order[:clock]}
+    later = [(name, [nb.typeof(a) for a in arguments]) for name, arguments in order[clock + 1 :]]
+    assert "anneal" in names[clock + 1 :]
+    assert all(types[name] == found for name, found in later)  # so that no other version is compiled within
