@@ -20,6 +20,7 @@ from surco.report_page import (
     page,
     percent,
     preformatted,
+    prose,
     section,
     table,
     themed_figure,
@@ -48,7 +49,7 @@ def write_report(result: Result, path: str | Path, *, origin: Mapping[str, Any] 
         f"<h1>{escaped(title)}</h1>",
         f"<p class=soft>Method {escaped(method)}, seed {result.seed}; {certificate(result)}</p>",
         _headline(result),
-        f"<p><b>Status {escaped(result.status.value)}.</b> {escaped(result.remedy)}</p>",
+        f"<p><b>Status {escaped(result.status.value)}.</b> {prose(result.remedy)}</p>",
         _notes(result),
         design(result),
         section("How it got there", _curves({result.source or result.method: result})),
@@ -175,7 +176,7 @@ def _headline(result: Result) -> str:
 def _notes(result: Result) -> str:
     if not result.notes:
         return ""
-    items = "".join(f"<li>{escaped(note)}</li>" for note in result.notes)
+    items = "".join(f"<li>{prose(note)}</li>" for note in result.notes)
     return section("What went wrong and was survived", f"<ul>{items}</ul>")
 
 

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,6 +62,11 @@ class Cell:
 def escaped(text: object) -> str:
     """HTML text of anything."""
     return html.escape(str(text), quote=True)
+
+
+def prose(text: object) -> str:
+    """HTML of a sentence whose `names` stand between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped(text))
 
 
 def number(value: float | int | None, digits: int = 6, none: str = "none") -> str:
