@@ -1,6 +1,7 @@
 """The brush oracle against CP-SAT by size and brush, and against rewards made to break it.
 
     python -m benchmarks.photonics_oracle --seconds 10 --out oracle.json
+    python -m benchmarks.photonics_oracle --large --out large.json   # only the painter's time on large designs
 
 Value: reward . x over the sum of positive rewards (1 = every pixel as its reward wants, which no brush allows on
 noise). CP-SAT starts from the painter's answer and runs on one thread for ``--seconds`` of its own deterministic time,
@@ -28,6 +29,7 @@ from surco.errors import InvalidInputError
 Array = NDArray[np.float64]
 CASES = ((12, "cross"), (20, "cross"), (30, "cross"), (40, "cross"), (12, "circle-5px"), (20, "circle-5px"),
          (30, "circle-5px"), (40, "circle-5px"), (40, "circle-9px"))  # fmt: skip
+LARGE = ((80, "cross", 5.0), (80, "circle-9px", 5.0), (160, "circle-9px", 50.0))  # pixels, brush, goal in milliseconds
 ADVERSARIAL = ((16, 16, "cross", Symmetry.NONE), (13, 21, "cross", Symmetry.NONE), (18, 18, "circle-4px", Symmetry.XY),
                (20, 20, "circle-5px", Symmetry.DIAGONAL), (16, 22, "notched-6px", Symmetry.NONE))  # fmt: skip
 
@@ -40,8 +42,8 @@ def smooth(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
     return np.cos(waves[:, 0, None, None] * x + waves[:, 1, None, None] * y + phases[:, None, None]).sum(0)
 
 
-def against_exact(size: int, brush: str, kind: str, seed: int, seconds: float) -> dict[str, Any]:
-    """Painter, painter with local improvement, and CP-SAT on one reward."""
+def paintings(size: int, brush: str, kind: str, seed: int, repeat: int) -> tuple[dict[str, Any], Painter, Array, Array]:
+    """Painter without and with local improvement on one reward: row, painter, reward [1, n], improved design [1, n]."""
     rng = np.random.default_rng([seed, size])
     shape = (size, size)
     pixels = rng.standard_normal(shape) if kind == "rough" else smooth(rng, shape)
@@ -54,12 +56,18 @@ def against_exact(size: int, brush: str, kind: str, seed: int, seconds: float) -
     row: dict[str, Any] = {"size": size, "brush": brush, "reward": kind, "seed": seed}
     x = np.zeros((1, painter.n))
     for name, one in (("painter", painter), ("improved", better)):
-        repeat = max(3, int(20_000 / size**2))
         begin = time.process_time()
         for _ in range(repeat):
             x = one.paint(reward)
         row[f"{name}_ms"] = 1e3 * (time.process_time() - begin) / repeat
         row[name] = float(reward[0] @ x[0]) / total
+    return row, painter, reward, x.astype(float)
+
+
+def against_exact(size: int, brush: str, kind: str, seed: int, seconds: float) -> dict[str, Any]:
+    """Painter, painter with local improvement, and CP-SAT on one reward."""
+    row, painter, reward, x = paintings(size, brush, kind, seed, max(3, int(20_000 / size**2)))
+    total = float(np.maximum(reward, 0).sum())
     begin = time.process_time()
     certificate = paint_exact(painter.incidence, reward[0], seconds=40 * seconds, work=seconds, hint=x[0])
     row |= {
@@ -72,6 +80,23 @@ def against_exact(size: int, brush: str, kind: str, seed: int, seconds: float) -
         for name in ("painter", "improved"):
             row[f"{name}_gap_percent"] = 100 * (1 - row[name] / row["cp_sat"])
     return row
+
+
+def large(seeds: int, repeat: int) -> list[dict[str, Any]]:
+    """The painter alone on large designs, beside the goal for one painting."""
+    rows = []
+    for size, brush, goal_ms in LARGE:
+        for kind in ("rough", "smooth"):
+            for seed in range(seeds):
+                row, painter, _, x = paintings(size, brush, kind, seed, repeat)
+                row |= {"goal_ms": goal_ms, "unpaintable": int(unpaintable(painter.expand(x), painter.brush).sum())}
+                rows.append(row)
+                sys.stdout.write(
+                    f"{size:3d} {brush:11s} {kind:7s} painter {row['painter']:.4f} ({row['painter_ms']:.2f} ms, goal "
+                    f"{goal_ms:g})  improved {row['improved']:.4f} ({row['improved_ms']:.2f} ms)\n"
+                )
+                sys.stdout.flush()
+    return rows
 
 
 def adversarial_reward(rng: np.random.Generator, number: int, shape: tuple[int, int]) -> Array:
@@ -147,7 +172,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--adversarial", type=int, default=10_000)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--large", action="store_true", help="only the painter's time at 80 x 80 and 160 x 160")
     options = parser.parse_args()
+    if options.large:
+        rows = large(seeds=3, repeat=20)
+        if options.out:
+            options.out.write_text(json.dumps({"rows": rows}, indent=1), encoding="utf-8")
+        return
     report: dict[str, Any] = {"seconds_each": options.seconds, "rows": []}
     for size, brush in CASES:
         for kind in ("rough", "smooth"):
