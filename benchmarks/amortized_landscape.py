@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 import surco
-from problems.sharding.domain import dlrm
 from problems.sharding.fused import FusedCost
+from problems.sharding.makers import dlrm
 from surco import provenance
 from surco.atomic import write_text
 from surco.bridge import to_torch

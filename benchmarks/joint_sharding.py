@@ -34,10 +34,10 @@ import torch
 
 import surco
 from benchmarks.resumed import rows_of_cells
-from problems.sharding.domain import devices
 from problems.sharding.joint import JointConstraints, JointSpec, ShardingType
 from problems.sharding.joint.judge import TorchRecJudge, quiet
 from problems.sharding.joint.problem import JointProblem
+from problems.sharding.makers import devices
 from surco import provenance
 
 PEERS = ("default", "perf", "memory_balanced", "dynamic")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from surco.atomic import write_atomic
 from surco.errors import ResumeError
 from surco.protocols import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE = "checkpoint.safetensors"
 VERSION = "1"
@@ -49,6 +50,8 @@ def load(path: str | Path) -> State:
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         key = name or "tensor"
         tensors[key] = value.detach().cpu().contiguous().clone()

@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line a check; a check that fails is an error with its remedy (exit code 1)."""
-    from surco.checks import check_problem
-
     problem = surco.load(arguments.source, **pairs(arguments.set, "--set"))
+    from surco.checks import check_problem  # imports torch, which a misspelt id need not wait for
+
     sys.stdout.write(f"{check_problem(problem, seed=arguments.seed)}\n")
     return 0

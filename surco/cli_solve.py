@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from surco import provenance
 from surco.atomic import write_text
@@ -28,6 +26,9 @@ from surco.registry import closest
 from surco.report import certificate, write_report
 from surco.result import Result
 from surco.saved import INCUMBENT, ORIGIN, RESULT, load_origin
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPORT = "report.html"
 METRICS_SHOWN = 12  # on a terminal; a problem may report several of each device

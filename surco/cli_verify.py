@@ -10,7 +10,6 @@ from typing import Any
 
 from surco.bridge import to_torch
 from surco.errors import InvalidInputError
-from surco.ledger import FEASIBILITY_TOLERANCE
 from surco.protocols import HasJudges, Verification
 from surco.registry import closest
 from surco.result import Result
@@ -57,6 +56,8 @@ def verify(result: Result, judges: list[str]) -> dict[str, Verification]:
     Raises:
         InvalidInputError: the problem cannot be rebuilt, the design does not fit it, or there is no such judge.
     """
+    from surco.ledger import FEASIBILITY_TOLERANCE
+
     problem = result.problem
     if problem is None:
         raise InvalidInputError(

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
 from solvers.oracle import Array, LinearOracle
 from surco.errors import InvalidInputError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the ids of all domains are listed without torch
+    import torch
+    from torch import Tensor
+
     from surco.counted import CountedProblem
 
 

@@ -107,3 +107,31 @@ def test_import_surco_is_light() -> None:
     found = [_import_surco() for _ in range(2)]  # the first run may have to compile the modules
     assert found[0]["heavy"] == []
     assert min(float(str(run["cpu"])) for run in found) < CPU_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["list"], 0),
+        (["--help"], 0),
+        (["check", "polska"], 2),
+        (["check"], 2),
+        (["solve", "planning/polskaa-v0", "--seconds", "1"], 2),
+        (["verify", "nowhere"], 2),
+        (["report", "nowhere"], 2),
+    ],
+)
+def test_commands_that_build_no_problem_do_not_import_torch(arguments: list[str], code: int) -> None:
+    watch = f"""
+import sys
+from surco.cli import main
+try:
+    code = main({arguments!r})
+except SystemExit as stop:
+    code = stop.code
+print(code, "torch" in sys.modules, len([name for name in sys.modules if name.endswith(".domain")]))
+"""
+    done = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, check=True, cwd=ROOT)
+    found, has_torch, domains = done.stdout.split()[-3:]
+    assert (int(found), has_torch) == (code, "False"), done.stderr
+    assert int(domains) == (5 if arguments == ["list"] else int(domains))

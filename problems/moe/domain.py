@@ -7,14 +7,17 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from problems.moe.instance import Cluster, Migration
-from problems.moe.problem import ExpertPlacement
 from problems.moe.routing import Router
-from problems.moe.spec import DOMAIN_NAME, measured, plan_of_lists, problem_from_file, problem_from_json, routing_of
 from surco.errors import InvalidInputError, UnknownIdError
 from surco.registry import closest
+
+if TYPE_CHECKING:
+    from problems.moe.problem import ExpertPlacement
+
+NAME = "moe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ def _catalog() -> dict[str, Shape]:
             f"{many}{router.experts} experts, {router.top_k} a token, on {cluster.gpus} GPUs in {cluster.nodes} nodes "
             f"({words}; seed=, window=, file=)"
         )
-        found[f"{DOMAIN_NAME}/{name}-v0"] = Shape(router, cluster, layers, line)
+        found[f"{NAME}/{name}-v0"] = Shape(router, cluster, layers, line)
     return found
 
 
@@ -89,6 +92,9 @@ def make(
     Raises:
         InvalidInputError: a value out of range, or overrides that do not go together.
     """
+    from problems.moe.problem import ExpertPlacement
+    from problems.moe.spec import measured, plan_of_lists, routing_of
+
     shape = _catalog()[id]
     if file is not None:
         found = measured(file)
@@ -114,7 +120,7 @@ def make(
 class MoEDomain:
     """Entry point of the domain."""
 
-    name = DOMAIN_NAME
+    name = NAME
 
     def ids(self) -> Mapping[str, str]:
         """Versioned id -> one line of description."""
@@ -136,10 +142,14 @@ class MoEDomain:
 
     def from_spec(self, spec: Mapping[str, Any]) -> ExpertPlacement:
         """Build a problem from its JSON object."""
+        from problems.moe.spec import problem_from_json
+
         return problem_from_json(spec)
 
     def from_file(self, path: Path) -> ExpertPlacement | None:
         """Read a JSON or npz file with ``gpus``, ``slots`` and ``loads``; None for any other."""
+        from problems.moe.spec import problem_from_file
+
         return problem_from_file(path)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from problems.paths import graph_spec
 from problems.paths.instances import (
     DEADLINES,
     GRID_SIZES,
@@ -18,10 +17,12 @@ from problems.paths.instances import (
     network_files,
     real_network,
 )
-from problems.paths.route import OnTimeRoute
 from surco.errors import InvalidInputError, UnknownIdError
-from surco.instance_family import Family
 from surco.registry import closest
+
+if TYPE_CHECKING:
+    from problems.paths.route import OnTimeRoute
+    from surco.instance_family import Family
 
 _GRID = re.compile(r"paths/grid-(\d+)-(code|paper)-v0")
 _NETWORK = re.compile(r"paths/(sndlib|topozoo)-(.+)-v0")
@@ -70,6 +71,8 @@ class PathsDomain:
             UnknownIdError: no such id.
             InvalidInputError: an override that does not exist or does not fit.
         """
+        from problems.paths.route import OnTimeRoute
+
         if unknown:
             wrong = sorted(unknown)[0]
             raise InvalidInputError(
@@ -104,6 +107,9 @@ class PathsDomain:
         if "id" in spec and "edges" not in spec:
             overrides = {key: value for key, value in spec.items() if key not in ("domain", "id")}
             return self.make(str(spec["id"]), **overrides)
+        from problems.paths import graph_spec
+        from problems.paths.route import OnTimeRoute
+
         return OnTimeRoute(*graph_spec.read(spec))
 
     def families(self) -> Mapping[str, str]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from problems.photonics.border import fixed_border
 from problems.photonics.brush import Symmetry, parse_brush
 from problems.photonics.geometry import BUILDERS, LIGHT_WAVELENGTHS_NM, PAPER_WAVELENGTHS_NM, Device
-from problems.photonics.problem import PhotonicProblem
-from problems.photonics.simulator import Simulator
-from problems.photonics.targets import SPECS
 from surco.errors import InvalidInputError, UnknownIdError
-from surco.instance_family import Family
 from surco.registry import closest
+
+if TYPE_CHECKING:
+    from problems.photonics.problem import PhotonicProblem
+    from surco.instance_family import Family
 
 _TITLES = {
     "bend": "90 degree waveguide bend",
@@ -168,6 +167,11 @@ class PhotonicsDomain:
             raise InvalidInputError(f"Expected geometry options of a {kind}: {error}.") from error
 
     def _build(self, spec: dict[str, Any], torch_device: str) -> PhotonicProblem:
+        from problems.photonics.border import fixed_border
+        from problems.photonics.problem import PhotonicProblem
+        from problems.photonics.simulator import Simulator
+        from problems.photonics.targets import SPECS
+
         device, kind = self.device_of(spec), str(spec["device"])
         try:
             symmetry = Symmetry(str(spec.get("symmetry", "none")))

@@ -1,6 +1,8 @@
 """Survivable backbone capacity planning: instances, an exact decomposition, an independent judge, nonlinear costs."""
 
-from problems.planning.decomposition import Decomposition
+from typing import TYPE_CHECKING
+
+from problems.lazy import lazy
 from problems.planning.domain import DOMAIN
 from problems.planning.instance import (
     Demand,
@@ -19,9 +21,13 @@ from problems.planning.instance import (
 from problems.planning.judge import Judge, judge
 from problems.planning.network import Network, compile_instance
 from problems.planning.plan import Plan, plan_of
-from problems.planning.problem import NonlinearPlanning, PlanningProblem
 from problems.planning.topologies import from_topohub, from_topology
 
+if TYPE_CHECKING:
+    from problems.planning.decomposition import Decomposition
+    from problems.planning.problem import NonlinearPlanning, PlanningProblem
+
+__getattr__ = lazy(__name__, {"decomposition": "Decomposition", "problem": "NonlinearPlanning PlanningProblem"})
 __all__ = [
     "DOMAIN",
     "Decomposition",

@@ -7,26 +7,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from problems.planning.construction import shortest_path_plan
 from problems.planning.instance import PlanningInstance
 from problems.planning.network import compile_instance
-from problems.planning.objectives import OBJECTIVES
-from problems.planning.problem import NonlinearPlanning, PlanningProblem, ProgrammedPlanning
 from problems.planning.topologies import drawn_names, from_topohub, sane_names, zoo_names
 from surco.errors import InvalidInputError, UnknownIdError
 from surco.registry import closest
 
-_ID = re.compile(r"planning/(.+?)(?:-(" + "|".join(OBJECTIVES) + r"))?-v0")
+if TYPE_CHECKING:
+    from problems.planning.problem import PlanningProblem
+
 _WORDS = {
     "bulk": "turn-up prices and volume discounts",
     "delay": "prices plus M/M/1 delay of the intact traffic",
     "loss": "prices plus expected lost traffic under double failures",
     "power": "electric power of ports, amplifiers and chassis",
 }
+_ID = re.compile(r"planning/(.+?)(?:-(" + "|".join(_WORDS) + r"))?-v0")
 _OVERRIDES = ("mean_load_units", "unit_gbps", "load_factor", "tolerance", "options", "seed")
 
 
@@ -101,8 +101,8 @@ class PlanningDomain:
             raise InvalidInputError(f"Expected `instance` (or `id`) in a planning spec, got {sorted(spec)}.")
         instance = PlanningInstance.from_spec(spec["instance"])
         objective = spec.get("objective")
-        if objective is not None and objective not in OBJECTIVES:
-            raise InvalidInputError(f"No objective `{objective}`.{closest(str(objective), OBJECTIVES)}")
+        if objective is not None and objective not in _WORDS:
+            raise InvalidInputError(f"No objective `{objective}`.{closest(str(objective), _WORDS)}")
         overrides = {key: spec[key] for key in ("options", "tolerance") if key in spec}
         return _build(instance, objective, overrides, id=None, spec=spec)
 
@@ -113,6 +113,7 @@ class PlanningDomain:
         JSON instances.
         """
         from problems.planning.formats import read_instance
+        from problems.planning.problem import PlanningProblem
 
         instance = read_instance(path)
         return None if instance is None else PlanningProblem(instance)
@@ -131,6 +132,9 @@ def _instance(name: str, seed: int, shape: Mapping[str, Any]) -> PlanningInstanc
 def _build(
     instance: PlanningInstance, objective: str | None, overrides: Mapping[str, Any], **identity: Any
 ) -> PlanningProblem:
+    from problems.planning.objectives import OBJECTIVES
+    from problems.planning.problem import NonlinearPlanning, PlanningProblem, ProgrammedPlanning
+
     tolerance = overrides.get("tolerance", 1e-4)
     if not 0 < tolerance < 1:
         raise InvalidInputError(f"Expected `tolerance` in (0, 1), got {tolerance!r}.")
@@ -155,6 +159,8 @@ def bounded(instance: PlanningInstance) -> PlanningInstance:
     Raises:
         InvalidInputError: the shortest-path plan breaks a rule, so it cannot serve as the measure.
     """
+    from problems.planning.construction import shortest_path_plan
+
     network = compile_instance(instance)
     greedy = shortest_path_plan(network)
     if greedy is None:

@@ -1,216 +1,105 @@
-"""Registered sharding instances: the MLPerf tables, and drawn ones."""
+"""Registered sharding ids and what each stands for; the makers are imported when a problem is asked for."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from problems.sharding.constraints import suggestion
-from problems.sharding.costs import AdditiveCost, CostModel
-from problems.sharding.fused import FusedCost
-from problems.sharding.generator import DIMS, dlrm_tables
-from problems.sharding.joint.problem import JointProblem
-from problems.sharding.joint.spec import KIND, JointSpec, Objective, objective_of
-from problems.sharding.measured.instances import MEASURED_SIZES, NETWORK, measured_id, numbered
-from problems.sharding.memory import memory_bytes
-from problems.sharding.mlperf import GLOBAL_BATCH_SIZE, mlperf_tables
-from problems.sharding.problem import ShardingProblem
-from problems.sharding.spec import DOMAIN_NAME
-from problems.sharding.tables import GIB_BYTES, Device, Optimizer, Table, Workload
 from surco.errors import InvalidInputError, UnknownIdError
-from surco.instance_family import Family
+from surco.registry import closest
 
-PER_HOST = 8
-MEMORY_CHOICES_GIB = (80, 141, 192, 288)  # accelerators that exist; a drawn instance takes the smallest that serves
-H100 = {"hbm_gib_per_s": 3120.0, "intra_host_gib_per_s": 419.0, "inter_host_gib_per_s": 46.6}  # 3.35 TB/s, 450, 50 GB/s
+if TYPE_CHECKING:
+    from problems.sharding.joint.problem import JointProblem
+    from problems.sharding.problem import ShardingProblem
+    from surco.instance_family import Family
 
-
-def devices(count: int, memory_gib: float, *, per_host: int = PER_HOST, is_h100: bool = False) -> tuple[Device, ...]:
-    """``count`` alike devices, ``per_host`` in each host; TorchRec's default bandwidths, or those of an H100."""
-    return tuple(
-        Device(f"gpu{d}", int(memory_gib * GIB_BYTES), host=d // per_host, **(H100 if is_h100 else {}))
-        for d in range(count)
-    )
+NAME = "sharding"
+NETWORK = "h100"  # measured cost networks in the package's data
+MEASURED_SIZES = ((20, 2), (40, 2), (40, 4), (80, 4))  # tables and devices of the measured ids
+_MODELS = {"": "TorchRec's additive estimate", "-nonlinear": "nonlinear fused-kernel model, H100 figures"}
 
 
-def mlperf(count: int, id: str, cost_model: CostModel, *, memory_gib: float = 80.0) -> ShardingProblem:
-    """The MLPerf DLRM-DCNv2 tables on ``count`` devices; Adagrad keeps one state per weight."""
-    workload = Workload(batch_size=GLOBAL_BATCH_SIZE // count, optimizer=Optimizer.ADAGRAD)
-    is_h100 = isinstance(cost_model, FusedCost)
-    return ShardingProblem(
-        mlperf_tables(), devices(count, memory_gib, is_h100=is_h100), cost_model, workload=workload, id=id
-    )
-
-
-def dlrm(
-    tables: int,
-    count: int,
-    id: str,
-    cost_model: CostModel,
-    *,
-    seed: int = 0,
-    memory_gib: float | None = None,
-    batch_size: int = 2048,
-    dims: tuple[int, ...] = DIMS,
-    rows_sigma: float = 2.0,
-    pooling_sigma: float = 1.6,
-    reserve: float = 0.15,
-) -> ShardingProblem:
-    """Drawn tables on ``count`` devices.
-
-    Without ``memory_gib`` the devices are the smallest of 80, 141, 192, 288 GiB whose total holds the tables with a
-    tenth to spare and whose every one holds the largest table.
-    """
-    drawn = _tables(tables, seed, dims=dims, rows_sigma=rows_sigma, pooling_sigma=pooling_sigma)
-    workload = Workload(batch_size=batch_size, reserve=reserve)
-    if memory_gib is None:
-        memory_gib = _memory_gib(drawn, workload, count, seed, must_hold_each=True)
-    is_h100 = isinstance(cost_model, FusedCost)
-    return ShardingProblem(drawn, devices(count, memory_gib, is_h100=is_h100), cost_model, workload=workload, id=id)
-
-
-def _tables(
-    count: int, seed: int, *, dims: tuple[int, ...], rows_sigma: float, pooling_sigma: float
-) -> tuple[Table, ...]:
-    """Tables drawn by a seed.
-
-    Raises:
-        InvalidInputError: no such seed.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InvalidInputError(f"Expected `seed` to be a non-negative integer, got {seed!r}.")
-    rng = np.random.default_rng(seed)
-    return dlrm_tables(count, rng=rng, dims=tuple(dims), rows_sigma=rows_sigma, pooling_sigma=pooling_sigma)
-
-
-def _memory_gib(tables: Sequence[Table], workload: Workload, count: int, seed: int, *, must_hold_each: bool) -> float:
-    """The smallest memory of a device that exists and serves the tables.
-
-    Raises:
-        InvalidInputError: none does.
-    """
-    needed = memory_bytes(tables, workload, count) / GIB_BYTES / (1.0 - workload.reserve)
-    largest = needed.max() if must_hold_each else 0.0
-    fitting = [m for m in MEMORY_CHOICES_GIB if needed.sum() <= 0.9 * m * count and largest <= m]
-    if not fitting:
-        raise InvalidInputError(
-            f"{len(tables)} tables of seed {seed} need {needed.sum():.0f} GiB with the reserve (largest "
-            f"{needed.max():.0f}); no device of up to {MEMORY_CHOICES_GIB[-1]} GiB serves, {count} of them. "
-            f"Try another seed, or pass memory_gib=."
-        )
-    return fitting[0]
-
-
-def measured(tables: int, count: int, id: str, *, seed: int = 0, samples: int = 0) -> ShardingProblem:
-    """Drawn tables within the limits of the measuring campaign of an H100; the cost is the networks trained on it.
-
-    ``samples`` of a step on all devices together; 0 takes the most that were measured.
-    """
-    return numbered(NETWORK, tables, count, seed, samples=samples, id=id)
-
-
-def joint(
-    tables: int,
-    count: int,
-    id: str,
-    *,
-    seed: int = 0,
-    objective: str = Objective.RATING.value,
-    memory_gib: float | None = None,
-    batch_size: int = 2048,
-    dims: tuple[int, ...] = DIMS,
-    rows_sigma: float = 2.0,
-    pooling_sigma: float = 1.6,
-    reserve: float = 0.15,
-) -> JointProblem:
-    """Drawn tables on ``count`` devices, eight in each host (all in one where there are fewer); all sharding types.
-
-    Float32 weights under row-wise Adagrad, TorchRec's default bandwidths; ``objective`` is one of TorchRec's scores.
-    Without ``memory_gib`` the devices are the smallest of 80, 141, 192, 288 GiB whose total holds the tables with a
-    tenth to spare.
-    """
-    drawn = _tables(tables, seed, dims=dims, rows_sigma=rows_sigma, pooling_sigma=pooling_sigma)
-    workload = Workload(batch_size=batch_size, reserve=reserve)
-    if memory_gib is None:
-        memory_gib = _memory_gib(drawn, workload, count, seed, must_hold_each=False)
-    spec = JointSpec(drawn, devices(count, memory_gib), workload, objective=objective_of(objective), id=id)
-    return JointProblem(spec)
+def measured_id(tables: int, devices: int) -> str:
+    """Id of a registered instance, and of the family of such instances."""
+    return f"{NAME}/measured-{NETWORK}-{tables}t-{devices}d-v0"
 
 
 @functools.cache
-def _catalog() -> dict[str, tuple[str, Callable[..., ShardingProblem | JointProblem]]]:
-    """Id -> (description, maker)."""
-    entries: dict[str, tuple[str, Callable[..., ShardingProblem | JointProblem]]] = {}
-    for model, suffix, words in (
-        (AdditiveCost(), "", "TorchRec's additive estimate"),
-        (FusedCost(), "-nonlinear", "nonlinear fused-kernel model, H100 figures"),
-    ):
+def _catalog() -> dict[str, tuple[str, str, tuple[Any, ...]]]:
+    """Id -> (description, name of its maker, first arguments of the maker without the id)."""
+    entries: dict[str, tuple[str, str, tuple[Any, ...]]] = {}
+    for suffix, words in _MODELS.items():
         for count in (8, 16):
-            id = f"{DOMAIN_NAME}/mlperf-dlrm-v2-{count}gpu{suffix}-v0"
             line = f"26 tables of MLPerf DLRM-DCNv2 on {count} devices of 80 GiB; {words}"
-            entries[id] = (line, functools.partial(mlperf, count, id, model))
+            entries[f"{NAME}/mlperf-dlrm-v2-{count}gpu{suffix}-v0"] = (line, f"mlperf{suffix}", (count,))
         for tables in (50, 200, 856):
             for count in (4, 8, 16, 64):
-                id = f"{DOMAIN_NAME}/dlrm-{tables}t-{count}d{suffix}-v0"
                 line = f"{tables} drawn DLRM-like tables on {count} devices (seed=); {words}"
-                entries[id] = (line, functools.partial(dlrm, tables, count, id, model))
+                entries[f"{NAME}/dlrm-{tables}t-{count}d{suffix}-v0"] = (line, f"dlrm{suffix}", (tables, count))
     for tables in (50, 200, 856):
         for count in (4, 8, 64, 128):
-            id = f"{DOMAIN_NAME}/dlrm-{tables}t-{count}d-joint-v0"
             line = f"sharding type and ranks of {tables} drawn tables on {count} devices (seed=, objective=)"
-            entries[id] = (line, functools.partial(joint, tables, count, id))
+            entries[f"{NAME}/dlrm-{tables}t-{count}d-joint-v0"] = (line, "joint", (tables, count))
     for tables, count in MEASURED_SIZES:
-        id = measured_id(tables, count)
         line = f"{tables} drawn tables on {count} H100 (seed=); cost networks trained on measured kernels"
-        entries[id] = (line, functools.partial(measured, tables, count, id))
+        entries[measured_id(tables, count)] = (line, "measured", (tables, count))
     return entries
+
+
+def _maker(id: str) -> Callable[..., ShardingProblem | JointProblem]:
+    """The maker of an id, still to be called with overrides."""
+    from problems.sharding import makers
+    from problems.sharding.costs import AdditiveCost
+    from problems.sharding.fused import FusedCost
+
+    _, name, sizes = _catalog()[id]
+    kind, _, model = name.partition("-")
+    costs = () if kind in ("joint", "measured") else (FusedCost() if model else AdditiveCost(),)
+    return functools.partial(getattr(makers, kind), *sizes, id, *costs)
 
 
 class ShardingDomain:
     """Entry point of the domain."""
 
-    name = DOMAIN_NAME
+    name = NAME
 
     def ids(self) -> Mapping[str, str]:
         """Versioned id -> one line of description."""
-        return {id: line for id, (line, _) in _catalog().items()}
+        return {id: line for id, (line, _, _) in _catalog().items()}
 
     def make(self, id: str, **overrides: Any) -> ShardingProblem | JointProblem:
-        """Build a registered instance; overrides are the keyword arguments of its maker in this module.
+        """Build a registered instance; overrides are the keyword arguments of its maker in `problems.sharding.makers`.
 
         Raises:
             UnknownIdError: no such id.
             InvalidInputError: no such override, or a value out of range.
         """
         if id not in _catalog():
-            raise UnknownIdError(f"No problem {id!r}.{suggestion(id, _catalog())}")
-        _, maker = _catalog()[id]
-        assert isinstance(maker, functools.partial)
-        known = [p.name for p in inspect.signature(maker.func).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            raise UnknownIdError(f"No problem `{id}`.{closest(id, _catalog())}")
+        maker = _maker(id)
+        known = [p.name for p in inspect.signature(maker).parameters.values() if p.kind is p.KEYWORD_ONLY]
         for key in overrides:
             if key not in known:
-                raise InvalidInputError(f"{id} has no override {key!r}.{suggestion(key, known)}")
+                raise InvalidInputError(f"`{id}` has no override `{key}`.{closest(key, known)}")
         return maker(**overrides)
 
     def from_spec(self, spec: Mapping[str, Any]) -> ShardingProblem | JointProblem:
         """Build a problem from its JSON object; ``"kind": "joint"`` asks for sharding types too."""
-        if spec.get("kind") == KIND:
-            return JointProblem.from_spec(spec)
-        return ShardingProblem.from_spec(spec)
+        from problems.sharding.joint.problem import JointProblem
+        from problems.sharding.joint.spec import KIND
+        from problems.sharding.problem import ShardingProblem
+
+        return (JointProblem if spec.get("kind") == KIND else ShardingProblem).from_spec(spec)
 
     def families(self) -> Mapping[str, str]:
         """Family id -> one line of description."""
         from problems.sharding import family
 
         described = {id: line for id, (line, _) in family.catalog().items()}
-        return described | {id: f"{line}; as in the problem of that id" for id, line in self._measured().items()}
-
-    def _measured(self) -> Mapping[str, str]:
-        return {id: self.ids()[id] for id in (measured_id(*size) for size in MEASURED_SIZES)}
+        measured = [measured_id(*size) for size in MEASURED_SIZES]
+        return described | {id: f"{self.ids()[id]}; as in the problem of that id" for id in measured}
 
     def family(self, id: str) -> Family:
         """The family of an id of ``families``."""

@@ -80,7 +80,7 @@ class ShardingFamily(Family):
 
     def draw(self, split: Split, rng: np.random.Generator) -> ShardingProblem:
         """Draw sizes, then tables; the memory is the smallest accelerator that serves."""
-        from problems.sharding.domain import dlrm
+        from problems.sharding.makers import dlrm
 
         d = self.distribution
         count = _log_uniform(rng, *d.devices)

@@ -11,8 +11,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import VectorEnv
 
 from problems.sharding.costs import AdditiveCost
-from problems.sharding.domain import dlrm
 from problems.sharding.fused import FusedCost
+from problems.sharding.makers import dlrm
 from rl.policy import ILLEGAL, build, to_tensors
 from rl.protocols import Resumable
 from rl.sharding_board import CONTEXT_FEATURES, DEVICE_FEATURES, TABLE_FEATURES, Boards, Game

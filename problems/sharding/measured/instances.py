@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 MEMORY_GIB = 80
 FIRST_STREAM = 20_000  # keeps the draws of instances apart from those of pools
 TRIES = 100
-NETWORK = "h100"  # in the package's data
-MEASURED_SIZES = ((20, 2), (40, 2), (40, 4), (80, 4))  # tables and devices of the registered ids
-
-
-def measured_id(tables: int, devices: int) -> str:
-    """Id of a registered instance, and of the family of such instances."""
-    return f"sharding/measured-{NETWORK}-{tables}t-{devices}d-v0"
 
 
 def cost_of(network: str, devices: int) -> MeasuredCost:

@@ -8,10 +8,10 @@ import torch
 
 import surco
 from problems.sharding import ShardingProblem
+from problems.sharding.domain import MEASURED_SIZES, measured_id
 from problems.sharding.measured import Campaign, CostNetworks
 from problems.sharding.measured.additive import sum_of_singles
 from problems.sharding.measured.cost import DATA
-from problems.sharding.measured.instances import MEASURED_SIZES, measured_id
 from problems.sharding.measured.records import BOTH
 from problems.sharding.measured.training import readings_of
 
