@@ -302,8 +302,15 @@ class Decomposition:
                 return not is_complete
             if not found and is_complete:
                 self.core = point
+                self._offer_rounded_up(point)
             weight = weight / 2 if weight > 0.1 else 0.0
         return True
+
+    def _offer_rounded_up(self, point: Array) -> None:
+        """Take a point [n] that survives as a plan: rounded up it has no less capacity, so that costs no program."""
+        x = self.network.complete(np.ceil(point - 1e-9))
+        if keeps_rules(self.network, x):
+            self.offer(x)
 
     def _round_root(self) -> None:
         """A plan from the relaxation's point: round, satisfy the cuts, repair, trim."""

@@ -128,6 +128,24 @@ def test_callback_stops_the_run():
     assert bounds.gap > 0
 
 
+def test_plans_get_better_before_the_relaxation_is_solved():
+    instance = from_topohub("geant")
+    engine = Decomposition(compile_instance(instance), tolerance=1e-6)
+    plans = []
+
+    def record(bounds):
+        if engine.best is not None and not engine.is_root_done and (not plans or bounds.upper < plans[-1][0]):
+            plans.append((bounds.upper, engine.best))
+
+    engine.run(60, callback=record, is_root_only=True)
+    assert len(plans) >= 3  # the shortest-path plan, and survivors on the way
+    assert plans[-1][0] < 0.9 * plans[0][0]
+    for cost, x in plans:
+        verdict = judge(instance, plan_of(engine.network, x))
+        assert verdict.is_feasible
+        assert verdict.cost == pytest.approx(cost)
+
+
 def test_separation_on_bridges_equals_the_judge():
     instance = ring(3, demands=((0, 1, 7.0), (2, 1, 4.0)))  # each failure leaves a path, whose links are bridges
     assert optimum(instance) == pytest.approx(enumerate_optimum(instance, 3))
