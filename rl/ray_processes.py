@@ -1,7 +1,9 @@
 """Processes of one Ray session, found by a mark in their environment, and a guardian that ends them after a crash.
 
 Ray ends its own processes where it can; when the process that started it is killed, its agents may stay for minutes.
-The guardian is a small process that outlives its parent by a few seconds only. This file needs nothing but the standard
+The guardian is a small process that outlives its parent by a few seconds only. The title that Ray gives its agents and
+workers (``ray::...``) is written over the beginning of their environment, and the mark may stand there; so these are
+also known by the session's folder, in which they keep their logs open. This file needs nothing but the standard
 library: it runs as a script.
 """
 
@@ -11,6 +13,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -23,23 +26,37 @@ MARK = "SURCO_RAY_SESSION"
 END_SECONDS = 15.0
 
 
-def marked_processes(mark: str, *, name: str = MARK) -> dict[int, str]:
-    """Living processes started with an environment variable: number -> start of the command line; {} without /proc."""
+def marked_processes(mark: str, *, name: str = MARK, folder: Path | None = None) -> dict[int, str]:
+    """Living processes started with an environment variable: number -> start of the command line; {} without /proc.
+
+    With a ``folder``, also those titled ``ray::...`` that have a file in it open for writing.
+    """
     found: dict[int, str] = {}
     wanted = f"{name}={mark}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:300]
+            command = (process / "cmdline").read_bytes()
+            is_marked = wanted in (process / "environ").read_bytes().split(b"\0")
+            if is_marked or (folder and command.startswith(b"ray::") and _writes_in(process, folder)):
+                found[int(process.name)] = command.replace(b"\0", b" ").decode().strip()[:300]
         except (OSError, ValueError):  # it ended meanwhile, or belongs to somebody else
             continue
     return found
 
 
-def end_processes(mark: str, *, seconds: float = END_SECONDS) -> None:
-    """Wait for marked processes to end by themselves, then end them by number."""
+def _writes_in(process: Path, folder: Path) -> bool:
+    """Whether a process of /proc has a file of a folder open for writing."""
+    for link in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            if link.lstat().st_mode & stat.S_IWUSR and link.readlink().is_relative_to(folder):
+                return True
+    return False
+
+
+def end_processes(mark: str, *, folder: Path | None = None, seconds: float = END_SECONDS) -> None:
+    """Wait for marked processes (see `marked_processes`) to end by themselves, then end them by number."""
     deadline = time.monotonic() + seconds
-    while left := marked_processes(mark):
+    while left := marked_processes(mark, folder=folder):
         if time.monotonic() < deadline:
             time.sleep(0.05)
             continue
@@ -50,14 +67,14 @@ def end_processes(mark: str, *, seconds: float = END_SECONDS) -> None:
 
 
 @contextlib.contextmanager
-def guardian(mark: str, folder: Path | None, *, seconds: float = END_SECONDS) -> Iterator[None]:
-    """Have a process that ends what is marked, and removes ``folder`` if given, should this process die in the block.
+def guardian(mark: str, folder: Path, *, keeps_folder: bool = False, seconds: float = END_SECONDS) -> Iterator[None]:
+    """Have a process that ends what is marked and removes the session's folder, should this process die in the block.
 
     It learns of that by the end of a pipe, whatever the signal, and gives the processes some seconds to end by
     themselves. Where the block is left in order, it does nothing.
     """
     process = subprocess.Popen(
-        [sys.executable, "-I", __file__, mark, "" if folder is None else str(folder), str(seconds)],
+        [sys.executable, "-I", __file__, mark, str(folder), str(seconds), *["keep"] * keeps_folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -74,11 +91,11 @@ def guardian(mark: str, folder: Path | None, *, seconds: float = END_SECONDS) ->
         process.wait()
 
 
-def _guard(mark: str, folder: str, seconds: str) -> None:
+def _guard(mark: str, folder: str, seconds: str, *keep: str) -> None:
     if sys.stdin.buffer.read() == b"done":
         return
-    end_processes(mark, seconds=float(seconds))
-    if folder:
+    end_processes(mark, folder=Path(folder), seconds=float(seconds))
+    if not keep:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -92,11 +92,11 @@ def session(
 
 
 def _start(ray: Any, stack: contextlib.ExitStack, cpus: int, auth: str | None, store_bytes: int) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="surco-ray-", dir=_short_folder()))
+    folder = Path(tempfile.mkdtemp(prefix="surco-ray-", dir=_short_folder())).resolve()
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     mark = secrets.token_hex(8)
     stack.enter_context(guardian(mark, folder))
-    stack.callback(end_processes, mark)
+    stack.callback(end_processes, mark, folder=folder)
     settings = {MARK: mark, **{k: v for k, v in _SETTINGS.items() if k not in os.environ}}
     mode = auth or os.environ.get("RAY_AUTH_MODE", "token").lower()
     settings["RAY_AUTH_MODE"] = mode

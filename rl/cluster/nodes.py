@@ -214,7 +214,7 @@ class Cluster:
             "--block",
         ]
         guard = contextlib.ExitStack()
-        guard.enter_context(guardian(mark, None, seconds=self.grace_s))  # before there is something to end
+        guard.enter_context(guardian(mark, self.folder.resolve(), keeps_folder=True, seconds=self.grace_s))
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,

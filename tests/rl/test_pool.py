@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,33 @@ with guardian({mark!r}, pathlib.Path({str(folder)!r}), seconds=0.5):
         time.sleep(0.05)
     assert marked_processes(mark) == {}
     assert not folder.exists()
+
+
+def test_a_titled_process_without_mark_is_known_by_the_logs_that_it_writes(tmp_path: Path) -> None:
+    """Ray's titles are written over the environment, the mark included."""
+    mark, folder, other = secrets.token_hex(8), tmp_path / "session", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    sleeper = shutil.which("sleep")
+    assert sleeper is not None
+    (folder / "read.log").touch()
+    with (folder / "agent.log").open("w") as mine, (other / "agent.log").open("w") as theirs:
+        agent, stranger, untitled = (
+            subprocess.Popen([title, "600"], executable=sleeper, stdout=file)
+            for title, file in (("ray::Agent", mine), ("ray::Agent", theirs), ("tee", mine))
+        )
+        with (folder / "read.log").open() as log:
+            reader = subprocess.Popen(["ray::Reader", "600"], executable=sleeper, stdin=log)
+    try:
+        assert marked_processes(mark) == {}
+        assert marked_processes(mark, folder=folder) == {agent.pid: "ray::Agent 600"}
+        end_processes(mark, folder=folder, seconds=0.0)
+        assert agent.wait(timeout=60) == -signal.SIGKILL
+        assert [process.poll() for process in (stranger, untitled, reader)] == [None, None, None]
+    finally:
+        for process in (agent, stranger, untitled, reader):
+            process.kill()
+            process.wait()
 
 
 def test_only_marked_processes_are_ended() -> None:
