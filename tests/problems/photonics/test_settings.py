@@ -1,4 +1,4 @@
-"""Settings of pass-through on the 10 nm grid: what they rest on, what picks them, and the options behind them."""
+"""Settings of pass-through by device: what they rest on, what picks them, and the options behind them."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,8 @@ from surco.errors import InvalidInputError
 from surco.ledger import Budget, Ledger
 from surco.methods import build_method
 
-STORED = Path(__file__).parents[3] / "benchmarks" / "reference" / "gpu_photonics_campaign.json"
+REFERENCE = Path(__file__).parents[3] / "benchmarks" / "reference"
+CAMPAIGN = REFERENCE / "gpu_photonics_campaign.json"
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +31,28 @@ def small(tmp_path_factory):
 
 
 def test_every_row_rests_on_stored_cells_of_its_settings():
-    stored = {row["cell"]: row for row in json.loads(STORED.read_text(encoding="utf-8"))["rows"]}
+    stored = {row["cell"]: row for row in json.loads(CAMPAIGN.read_text(encoding="utf-8"))["rows"]}
     for setting in SETTINGS:
         method = LatentDescent(**setting.options)
-        assert method.horizon == 500
+        assert setting.cells or "40nm" in setting.id
         for name in setting.cells:
             row = stored[name]
             pixels = int(row["brush"].removeprefix("circle-").removesuffix("px"))
             assert row["id"] == setting.id
             assert pass_through_options(row["id"], pixels) == setting.options
             assert row["objective"] == ("deep" if method.depth == DEEP else "spec")
+            assert row["steps"] == method.horizon or (method.anneal == 1 and row["steps"] >= 400)
             assert row["step_size"] == method.step_size
             assert row.get("anneal", 1.0) == method.anneal
             assert row.get("sharpness", 8.0) == method.sharpness
             assert row["met"] > 0
+
+
+def test_the_falling_step_of_the_splitter_rests_on_a_stored_comparison():
+    stored = json.loads((REFERENCE / "photonics.json").read_text(encoding="utf-8"))["splitter_40nm"]
+    met = {row["method"]: row["met"] for row in stored["table"]}
+    assert met["auto"] > met["pass_through"]
+    assert pass_through_options("photonics/beam-splitter-40nm-v0", 3) == stored["options"]
 
 
 def test_auto_takes_the_setting_of_device_and_brush(small):
@@ -55,6 +64,7 @@ def test_auto_takes_the_setting_of_device_and_brush(small):
     assert auto(converter, circle(6)) == pass_through(depth=DEEP, step_size=0.2)
     assert auto(converter, circle(14)) == pass_through(depth=DEEP, step_size=0.1)
     assert auto("photonics/beam-splitter-10nm-v0", circle(8)).sharpness == 3.0
+    assert auto("photonics/beam-splitter-40nm-v0", cross()) == pass_through(anneal=0.1, horizon=200)
     assert auto("photonics/mode-converter-40nm-v0", circle(6)) == pass_through()
 
 
