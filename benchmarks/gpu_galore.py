@@ -1,8 +1,9 @@
 """The optimizer on a GPU: refreshes, steps, a table of a hundred million rows, a small language model.
 
-Needs torch alone, and the folder that ``python -m benchmarks.galore_corpus`` writes. Two calls of under nine minutes:
+Needs torch alone, and the folder that ``python -m benchmarks.galore_corpus`` writes. Calls of under nine minutes:
 
     python -m benchmarks.gpu_galore kernels scale --carry .carry/galore --out OUT/galore_gpu_1.json
+    python -m benchmarks.gpu_galore sparse --repeats 60 --out OUT/galore_gpu_sparse.json    # of `kernels`, longer
     python -m benchmarks.gpu_galore language --carry .carry/galore --out OUT/galore_gpu_2.json
 
 The file is written again after every row, so that a call that is cut short leaves what it had.
@@ -51,9 +52,7 @@ def sections(
                     block, [32] if small else [128, 256], device, carry, repeats=3 if small else 30
                 ),
             )
-        counts = [10_000, 100_000] if small else [1_000_000, 100_000_000]
-        touched = 1000 if small else 100_000
-        yield "sparse step", galore_kernels.sparse_rows(counts, 128, 16, device, touched=touched)
+        yield from sections("sparse", arguments, device)
         shapes = (
             [(2000, 64, 8), (600, 600, 32)] if small else [(1_000_000, 128, 16), (4096, 4096, 128), (8192, 1024, 128)]
         )
@@ -61,10 +60,15 @@ def sections(
         yield "refresh", galore_kernels.refresh_rows(shapes, kinds, device, repeats=5 if small else 11)
         wide = {"width": 300, "rank": 16, "steps": 40} if small else {}
         yield "refresh on training gradients", galore_kernels.drift_rows(device, **wide)
+    elif name == "sparse":
+        counts = [10_000, 100_000] if small else [1_000_000, 100_000_000]
+        touched = 1000 if small else 100_000
+        rows = galore_kernels.sparse_rows(counts, 128, 16, device, touched=touched, repeats=arguments.repeats)
+        yield "sparse step", rows
     elif name == "scale":
-        rows = 100_000 if small else arguments.rows
+        count = 100_000 if small else arguments.rows
         seconds = 3.0 if small else arguments.seconds
-        yield "scale", galore_scale.scale_rows(rows, 128, 16, device, seconds=seconds, batch=1024 if small else 16384)
+        yield "scale", galore_scale.scale_rows(count, 128, 16, device, seconds=seconds, batch=1024 if small else 16384)
     else:
         deadline = time.perf_counter() + arguments.budget
         tiny = {"width": 64, "layers": 1, "length": 32, "batch": 4, "steps": 20, "rank": 8, "gap": 5} if small else {}
@@ -76,9 +80,10 @@ def sections(
 def main() -> None:
     """Run the named parts and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("parts", nargs="+", choices=["kernels", "scale", "language"])
+    parser.add_argument("parts", nargs="+", choices=["kernels", "sparse", "scale", "language"])
     parser.add_argument("--carry", type=Path, default=Path(".carry/galore"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=30, help="sparse steps behind a median")
     parser.add_argument("--rows", type=int, default=100_000_000, help="rows of the table of the part 'scale'")
     parser.add_argument("--seconds", type=float, default=25.0, help="training time an optimizer in 'scale'")
     parser.add_argument("--steps", type=int, default=1000, help="training steps in 'language'")
