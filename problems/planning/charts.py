@@ -12,11 +12,13 @@ import numpy as np
 
 from problems.planning.instance import PlanningInstance
 from problems.planning.judge import Verdict
+from problems.planning.label_places import label_boxes
 from problems.planning.plan import Plan
 
 if TYPE_CHECKING:
     from problems.planning.decomposition import Bounds
 
+_FONT = 11.0  # pixels, of names on the page
 _RAMP = ("#2c7bb6", "#6fb1cf", "#bcdcc5", "#f6e8a6", "#f6a86b", "#d7191c")  # utilization 0 to 1, readable when gray
 
 
@@ -86,7 +88,7 @@ def plan_map(instance: PlanningInstance, plan: Plan, verdict: Verdict, *, state:
 
     state = worst_state(verdict) if state is None else state
     shown = verdict.states[state]
-    place, controls = positions(instance), None
+    place = positions(instance)
     controls = _curves(instance, place)
     number = {node.name: i for i, node in enumerate(instance.nodes)}
     total = [link.existing_gbps + g for link, g in zip(instance.links, plan.installed_gbps(instance), strict=True)]
@@ -112,7 +114,6 @@ def plan_map(instance: PlanningInstance, plan: Plan, verdict: Verdict, *, state:
             axes.plot(*middle, marker="X", markersize=11, color="#111111", markeredgecolor="white", zorder=5)
     axes.add_collection(LineCollection(lines, linewidths=widths, colors=colors, linestyles=styles, capstyle="round"))
     axes.scatter(place[:, 0], place[:, 1], s=26, color="white", edgecolors="#222222", linewidths=1.0, zorder=3)
-    _label_nodes(axes, instance, place)
     axes.set_aspect("equal")
     axes.margins(0.08)
     axes.set_axis_off()
@@ -127,31 +128,30 @@ def plan_map(instance: PlanningInstance, plan: Plan, verdict: Verdict, *, state:
 
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), ramp), ax=axes, shrink=0.5, pad=0.01)
     bar.set_label("utilization of the busier direction")
+    _label_nodes(axes, instance, place, controls)
     return figure
 
 
-def _label_nodes(axes: Any, instance: PlanningInstance, place: np.ndarray) -> None:
-    """Names away from the mean direction of a node's links; small where there are many."""
+def _label_nodes(axes: Any, instance: PlanningInstance, place: np.ndarray, controls: Sequence[np.ndarray]) -> None:
+    """Names beside their nodes, small where there are many."""
+    figure = axes.figure
+    figure.draw_without_rendering()  # the layout settles: from here on, points of the axes are points of the page
+    size = 8.0 if len(place) <= 40 else 7.0
+    unit = figure.dpi / 72.0 * size
+    sizes = np.array([[0.62 * len(node.name) * unit, 1.25 * unit] for node in instance.nodes])
+    curves = axes.transData.transform(_ends_and_controls(instance, place, controls).reshape(-1, 2)).reshape(-1, 3, 2)
+    boxes = label_boxes(axes.transData.transform(place), sizes, curves, gap=0.7 * unit)
+    middles = axes.transData.inverted().transform((boxes[:, :2] + boxes[:, 2:]) / 2)
+    for node, middle in zip(instance.nodes, middles, strict=True):
+        box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+        axes.text(*middle, node.name, fontsize=size, ha="center", va="center", bbox=box, zorder=4)
+
+
+def _ends_and_controls(instance: PlanningInstance, place: np.ndarray, controls: Sequence[np.ndarray]) -> np.ndarray:
+    """[L, 3, 2] source, control point and target of each link's curve."""
     number = {node.name: i for i, node in enumerate(instance.nodes)}
-    pull = np.zeros_like(place)
-    for link in instance.links:
-        u, v = number[link.source], number[link.target]
-        along = (place[v] - place[u]) / max(float(np.linalg.norm(place[v] - place[u])), 1e-12)
-        pull[u] += along
-        pull[v] -= along
-    for i, node in enumerate(instance.nodes):
-        away = -pull[i] / max(float(np.linalg.norm(pull[i])), 1e-12)
-        axes.annotate(
-            node.name,
-            place[i],
-            xytext=away * 9,
-            textcoords="offset points",
-            fontsize=8 if len(place) <= 40 else 6,
-            ha="left" if away[0] > 0.3 else "right" if away[0] < -0.3 else "center",
-            va="bottom" if away[1] > 0.3 else "top" if away[1] < -0.3 else "center",
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
-            zorder=4,
-        )
+    ends = [(place[number[link.source]], place[number[link.target]]) for link in instance.links]
+    return np.array([[a, control, b] for (a, b), control in zip(ends, controls, strict=True)]).reshape(-1, 3, 2)
 
 
 def gap_figure(trace: Sequence[Bounds]) -> Any:
@@ -202,6 +202,13 @@ def plan_page(instance: PlanningInstance, plan: Plan, verdict: Verdict) -> str:
         }
         for link, gbps, row, control in zip(instance.links, new, plan.counts, _curves(instance, place), strict=True)
     ]
+    names = label_boxes(
+        (place - low) * scale + offset,
+        np.array([[0.56 * _FONT * len(node.name), 1.2 * _FONT] for node in instance.nodes]),
+        (_ends_and_controls(instance, place, _curves(instance, place)) - low) * scale + offset,
+        gap=0.8 * _FONT,
+    )
+    middles = (names[:, :2] + names[:, 2:]) / 2
     states = [
         {
             "name": s.failure,
@@ -212,7 +219,10 @@ def plan_page(instance: PlanningInstance, plan: Plan, verdict: Verdict) -> str:
     ]
     data = {
         "links": links,
-        "nodes": [{"name": node.name, "p": spot(place[i])} for i, node in enumerate(instance.nodes)],
+        "nodes": [
+            {"name": node.name, "p": spot(place[i]), "t": [round(float(x), 1), round(height - float(y), 1)]}
+            for i, (node, (x, y)) in enumerate(zip(instance.nodes, middles, strict=True))
+        ],
         "states": states,
         "worst": worst_state(verdict),
         "ramp": list(_RAMP),
@@ -260,7 +270,7 @@ p.addEventListener("mouseenter",say);p.addEventListener("focus",say);
 p.addEventListener("click",()=>{const k=data.states.findIndex(s=>s.use[i]===null);if(k>=0){pick.value=k;show();say();}});
 return p;});
 for(const n of data.nodes){make("circle",{cx:n.p[0],cy:n.p[1],r:4.5,fill:"#fff",stroke:"#222"});
-const t=make("text",{x:n.p[0]+7,y:n.p[1]-6});t.textContent=n.name;}
+const t=make("text",{x:n.t[0],y:n.t[1],"text-anchor":"middle","dominant-baseline":"central"});t.textContent=n.name;}
 data.states.forEach((s,k)=>{const o=document.createElement("option");o.value=k;
 o.textContent=s.name+(s.ok?"":" (NOT survived)");pick.appendChild(o);});
 function show(){const s=data.states[+pick.value];paths.forEach((p,i)=>{const u=s.use[i],l=data.links[i];

@@ -151,6 +151,10 @@ class PlanningInstance:
     def __post_init__(self) -> None:
         _check(self)
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.nodes)} nodes, {len(self.links)} links, {len(self.demands)} demands"
+        return f"PlanningInstance({self.name!r}: {sizes}, {len(self.failures)} failures)"
+
     def to_spec(self) -> dict[str, Any]:
         """JSON object that ``from_spec`` reads."""
         return {"format": FORMAT, **codec.to_json(self)}

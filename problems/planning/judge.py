@@ -8,14 +8,14 @@ distances prove that no routing exists. So a wrong LP cannot make a wrong verdic
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import linprog
 
 from problems.planning.instance import Failure, PlanningInstance
-from problems.planning.judge_states import NetworkState, Pair, Path
+from problems.planning.judge_routing import NO_FLOWS, Flows, Outcome, PathStore, route
+from problems.planning.judge_states import Floats, Ground, NetworkState
 from problems.planning.plan import Plan
 
 TOLERANCE = 1e-6  # relative, of capacities and demands
@@ -30,23 +30,31 @@ class StateVerdict:
         failure: its name.
         is_survived: whether everything that must be carried fits.
         utilization: link name -> largest share of the usable capacity over both directions (links that are up).
-        routing: (source, target) -> list of (link names of a path, Gbps).
         lost: demands without any path in this state, which no capacity can carry.
         shortfall_gbps: what the proof says is missing at least, weighted by the proof's arc lengths.
         proof: link name -> (length forward, length backward); empty if survived.
         needed: what the proof's lengths say all demands take, Gbps x length.
-        loads: link name -> larger load of its two directions, Gbps, of the links that are up.
+        flows: the routing by numbers of nodes and arcs, with ``names`` of nodes and of links.
     """
 
     failure: str
     is_survived: bool
     utilization: dict[str, float] = field(default_factory=dict)
-    routing: dict[tuple[str, str], list[tuple[tuple[str, ...], float]]] = field(default_factory=dict)
     lost: tuple[tuple[str, str], ...] = ()
     shortfall_gbps: float = 0.0
     proof: dict[str, tuple[float, float]] = field(default_factory=dict)
     needed: float = 0.0
-    loads: dict[str, float] = field(default_factory=dict)
+    flows: Flows = field(default=NO_FLOWS, repr=False)
+    names: tuple[Sequence[str], Sequence[str]] = field(default=((), ()), repr=False)
+
+    @property
+    def routing(self) -> dict[tuple[str, str], list[tuple[tuple[str, ...], float]]]:
+        """(source, target) -> list of (link names of a path, Gbps)."""
+        nodes, links = self.names
+        found: dict[tuple[str, str], list[tuple[tuple[str, ...], float]]] = {}
+        for (u, v), arcs, gbps in self.flows:
+            found.setdefault((nodes[u], nodes[v]), []).append((tuple(links[a // 2] for a in arcs), gbps))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +98,13 @@ class Judge:
 
     def __init__(self, instance: PlanningInstance) -> None:
         self._instance = instance
-        self._paths: dict[Pair, dict[Path, None]] = {}
+        self._ground, self._link_names = Ground.of(instance), [link.name for link in instance.links]
+        self._paths = PathStore(len(instance.nodes))
         failures = [Failure("no failure", services=instance.services), *instance.failures]
         self._failures = list(enumerate(failures))  # names may repeat that of the state without failure
         self._states: dict[int, NetworkState] = {}
         self._last = -1
-        self._survived: dict[int, list[StateVerdict]] = {}
-        self._refused: dict[int, list[StateVerdict]] = {}
+        self._outcomes: dict[tuple[int, bool], list[Outcome]] = {}  # by state, and whether it was survived
 
     def __call__(self, plan: Plan, *, stop_early: bool = False) -> Verdict:
         """Check a plan against every rule and every failure.
@@ -107,22 +115,16 @@ class Judge:
         """
         instance = self._instance
         broken = _broken_rules(instance, plan)
-        usable = {
-            link.name: instance.load_factor * (link.existing_gbps + gbps)
-            for link, gbps in zip(instance.links, plan.installed_gbps(instance), strict=True)
-        }
+        usable = np.array(
+            [
+                instance.load_factor * (link.existing_gbps + gbps)
+                for link, gbps in zip(instance.links, plan.installed_gbps(instance), strict=True)
+            ]
+        )
         states, excused = [], []
         failures = sorted(self._failures, key=lambda entry: entry[0] != self._last) if stop_early else self._failures
         for number, failure in failures:
-            verdict = self._from_memory(number, usable)
-            if verdict is None:
-                if number not in self._states:
-                    self._states[number] = NetworkState.of(instance, failure)
-                verdict = _judge_state(instance, self._states[number], usable, self._paths)
-                if not verdict.lost:
-                    memory = self._survived if verdict.is_survived else self._refused
-                    memory.setdefault(number, []).append(verdict)
-                    del memory[number][:-_REMEMBERED]
+            verdict = self._judge_state(number, failure, usable)
             if verdict.lost and failure.name != "no failure" and instance.on_disconnection.value == "skip":
                 excused.append(failure.name)
                 continue
@@ -133,18 +135,47 @@ class Judge:
         feasible = not broken and all(s.is_survived for s in states)
         return Verdict(feasible, plan.cost(instance), tuple(broken), tuple(states), tuple(excused))
 
-    def _from_memory(self, failure: int, usable: dict[str, float]) -> StateVerdict | None:
-        """Verdict of a state by an earlier proof or by earlier flows, if one of them decides it."""
-        slack = TOLERANCE * max(usable.values(), default=0.0)
-        for old in self._refused.get(failure, []):
-            have = sum((forward + backward) * usable[name] for name, (forward, backward) in old.proof.items())
-            if old.proof and old.needed > have * (1 + TOLERANCE) + slack:
-                return replace(old, shortfall_gbps=old.needed - have)
-        for old in self._survived.get(failure, []):
-            if all(load <= usable[name] * (1 + TOLERANCE) for name, load in old.loads.items()):
-                share = {name: load / usable[name] if usable[name] > 0 else 0.0 for name, load in old.loads.items()}
-                return replace(old, utilization=share)
+    def _judge_state(self, number: int, failure: Failure, usable: Floats) -> StateVerdict:
+        """Verdict of one state for usable capacities [m] of the links."""
+        if number not in self._states:
+            self._states[number] = NetworkState.of(self._instance, failure, self._ground)
+        state = self._states[number]
+        if state.lost and (failure.name == "no failure" or self._instance.on_disconnection.value != "drop"):
+            return StateVerdict(failure.name, False, lost=state.lost, shortfall_gbps=math.inf)
+        outcome = self._from_memory(number, usable)
+        if outcome is None:
+            outcome = route(state, np.repeat(usable, 2), self._paths, tolerance=TOLERANCE)
+            known = self._outcomes.setdefault((number, outcome.is_survived), [])
+            known.append(outcome)
+            del known[:-_REMEMBERED]
+        return self._in_words(state, outcome, usable)
+
+    def _from_memory(self, number: int, usable: Floats) -> Outcome | None:
+        """What an earlier proof or earlier flows say, if one of them decides the state."""
+        slack = TOLERANCE * float(usable.max(initial=0.0))
+        capacity = np.repeat(usable, 2)
+        for old in self._outcomes.get((number, False), []):
+            if old.needed > float(old.lengths @ capacity) * (1 + TOLERANCE) + slack:
+                return old
+        for old in self._outcomes.get((number, True), []):
+            if (old.load <= capacity * (1 + TOLERANCE)).all():
+                return old
         return None
+
+    def _in_words(self, state: NetworkState, outcome: Outcome, usable: Floats) -> StateVerdict:
+        """An outcome with the names of links and nodes."""
+        names = self._link_names
+        if not outcome.is_survived:
+            pairs = outcome.lengths.reshape(-1, 2)
+            have = float(pairs.sum(axis=1) @ usable)
+            missing = outcome.needed - have if outcome.lengths.any() else outcome.overload
+            proof = {names[k]: (float(pairs[k, 0]), float(pairs[k, 1])) for k in np.flatnonzero(pairs.any(axis=1))}
+            return StateVerdict(state.failure, False, {}, state.lost, missing, proof, outcome.needed)
+        busiest = outcome.load.reshape(-1, 2).max(axis=1, initial=0.0)
+        share = np.divide(busiest, usable, out=np.zeros_like(usable), where=usable > 0.0).tolist()
+        use = {names[k]: share[k] for k in np.flatnonzero(state.is_up[::2]).tolist()}
+        words = (state.ground.nodes, names)
+        return StateVerdict(state.failure, True, use, state.lost, flows=outcome.flows, names=words)
 
 
 def judge(instance: PlanningInstance, plan: Plan, *, stop_early: bool = False) -> Verdict:
@@ -176,94 +207,3 @@ def _broken_rules(instance: PlanningInstance, plan: Plan) -> list[str]:
         if not fiber.is_leased and fiber.spectrum_ghz is not None and ghz > fiber.spectrum_ghz * (1 + TOLERANCE):
             broken.append(f"fiber {fiber.name}: {ghz:g} GHz exceed its spectrum of {fiber.spectrum_ghz:g}")
     return broken
-
-
-def _judge_state(
-    instance: PlanningInstance, state: NetworkState, usable: dict[str, float], pool: dict[Pair, dict[Path, None]]
-) -> StateVerdict:
-    is_excused = state.failure != "no failure" and instance.on_disconnection.value == "drop"
-    if state.lost and not is_excused:
-        return StateVerdict(state.failure, False, lost=state.lost, shortfall_gbps=math.inf)
-    if not state.wanted:
-        return StateVerdict(state.failure, True, {name: 0.0 for name, _ in state.arcs}, lost=state.lost)
-    return _route(state, usable, pool)
-
-
-def _route(state: NetworkState, usable: dict[str, float], pool: dict[Pair, dict[Path, None]]) -> StateVerdict:
-    """Column generation over paths: least total overload; 0 means survived."""
-    name, arcs, wanted, lost = state.failure, state.arcs, state.wanted, state.lost
-    number = {arc: i for i, arc in enumerate(arcs)}
-    capacity = np.array([usable[link] for link, _ in arcs])
-    scale = max(max(wanted.values()), 1e-12)
-    columns: list[tuple[Pair, Path]] = []
-    known = set()
-
-    def add(pair: Pair, path: Path) -> bool:
-        if (pair, path) in known:
-            return False
-        known.add((pair, path))
-        columns.append((pair, path))
-        return True
-
-    row = {pair: i for i, pair in enumerate(wanted)}
-    for pair in wanted:
-        add(pair, state.fewest_links[pair])
-        for path in list(pool.get(pair, {})):
-            if all(key in number for key in path):
-                add(pair, path)
-    demand = np.array(list(wanted.values())) / scale
-    while True:
-        n, m = len(columns), len(arcs)
-        use = sparse.csc_matrix(
-            (
-                np.ones(sum(len(path) for _, path in columns)),
-                (
-                    [number[key] for _, path in columns for key in path],
-                    [j for j, (_, path) in enumerate(columns) for _ in path],
-                ),
-            ),
-            shape=(m, n),
-        )
-        serve = sparse.csc_matrix((np.ones(n), ([row[pair] for pair, _ in columns], np.arange(n))), shape=(len(row), n))
-        result = linprog(
-            np.r_[np.zeros(n), np.ones(m)],
-            A_ub=sparse.hstack([use, -sparse.identity(m)]).tocsc(),
-            b_ub=capacity / scale,
-            A_eq=sparse.hstack([serve, sparse.csc_matrix((len(row), m))]).tocsc(),
-            b_eq=demand,
-            method="highs",
-        )
-        if result.status != 0:
-            raise RuntimeError(f"The judge's LP of state {name!r} ended with {result.message!r}.")
-        flow = np.maximum(result.x[:n], 0.0)
-        served = serve @ flow
-        flow *= (demand / np.maximum(served, 1e-300))[[row[pair] for pair, _ in columns]]  # serves every demand exactly
-        load = (use @ flow) * scale
-        if (load <= capacity * (1 + TOLERANCE) + TOLERANCE * scale).all():
-            routing: dict[Pair, list[tuple[tuple[str, ...], float]]] = {}
-            for (pair, path), value in zip(columns, flow, strict=True):
-                if value > 1e-9:
-                    routing.setdefault(pair, []).append((tuple(key[0] for key in path), float(value * scale)))
-            for (pair, path), value in zip(columns, flow, strict=True):
-                if value > 1e-9:
-                    pool.setdefault(pair, {})[path] = None
-            share: dict[str, float] = {}
-            loads: dict[str, float] = {}
-            for (link, _), used, limit in zip(arcs, load, capacity, strict=True):
-                part = float(used / limit) if limit > 0 else 0.0
-                share[link] = max(share.get(link, 0.0), part)
-                loads[link] = max(loads.get(link, 0.0), float(used))
-            return StateVerdict(name, True, share, routing, lost, loads=loads)
-        length = np.maximum(-result.ineqlin.marginals, 0.0)
-        best, distance = state.shortest(length)
-        need = sum(distance[pair] * gbps for pair, gbps in wanted.items())
-        have = float(length @ capacity)
-        if need > have * (1 + TOLERANCE) + TOLERANCE * scale:
-            proof: dict[str, list[float]] = {}
-            for (link, is_forward), value in zip(arcs, length, strict=True):
-                proof.setdefault(link, [0.0, 0.0])[0 if is_forward else 1] = float(value)
-            pairs = {link: (a, b) for link, (a, b) in proof.items() if a > 0 or b > 0}
-            return StateVerdict(name, False, lost=lost, shortfall_gbps=need - have, proof=pairs, needed=need)
-        if not sum([add(pair, path) for pair, path in best.items()]):
-            # LP optimal over all paths and neither proof holds: inside the tolerance band, so not accepted
-            return StateVerdict(name, False, lost=lost, shortfall_gbps=float(result.fun * scale))

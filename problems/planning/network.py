@@ -79,6 +79,10 @@ class Network:
     skipped: tuple[str, ...]
     is_symmetric: bool
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.is_transit)} nodes, {self.n_links} links, {self.n} variables"
+        return f"Network({self.instance.name!r}: {sizes}, {len(self.scenarios)} scenarios)"
+
     @property
     def n(self) -> int:
         """Number of integer variables."""
