@@ -215,15 +215,22 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     """Make ``--out`` ready, so that it never mixes two runs; a run that was cut off is not overwritten by mistake."""
-    folder: Path | None = arguments.out
-    if folder is None:
+    if arguments.out is None:
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_ready(arguments.out, arguments)
     except (FileExistsError, NotADirectoryError) as error:  # a file there, or in the place of a folder above it
         raise InvalidInputError(
             f"Expected a folder for --out, but `{error.filename}` is a file or lies below one. Try another --out."
         ) from error
+    except OSError as error:  # no permission, a full or read-only disk, a name that is too long
+        raise InvalidInputError(
+            f"Cannot write to the folder `{arguments.out}` of --out: {error.strerror}. Try another --out."
+        ) from error
+
+
+def _make_ready(folder: Path, arguments: argparse.Namespace) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(arguments)
     origin = load_origin(folder)
     if arguments.resume:

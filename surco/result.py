@@ -35,7 +35,7 @@ class SolveStatus(enum.StrEnum):
 _REMEDIES = {
     SolveStatus.OPTIMAL: "Nothing to do: the value meets a proven lower bound.",
     SolveStatus.CONVERGED: "The method has nothing left to try; another method or seed may find more.",
-    SolveStatus.BUDGET: "The budget ended; raise `seconds` or `calls`, or resume from the checkpoint.",
+    SolveStatus.BUDGET: "The budget ended; raise `seconds` or `calls`, or resume from the checkpoint if one was kept.",
     SolveStatus.STOPPED: "The callback asked to stop.",
     SolveStatus.INTERRUPTED: "Interrupted by the user; resume from the checkpoint to go on.",
 }

