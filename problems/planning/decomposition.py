@@ -19,12 +19,15 @@ from problems.planning.network import Array, Network
 from problems.planning.parallel import MapPool, PooledSurvival
 from problems.planning.separation import Answer
 from problems.planning.survival import Deadline, MetricCut, Survival
+from problems.planning.symmetrized import MOST_ASYMMETRY, SymmetrizedSurvival, asymmetry
 from surco.errors import InfeasibleError
 
 _LOG = logging.getLogger(__name__)
 CORE_WEIGHT = 0.5  # of the core in the points that are separated
 PATIENCE = 3  # scenarios survived in a row, after one that failed, that end a scan
 ROUND = 4  # failing scenarios after which the master is asked again
+SYMMETRIZED_LEAST = 3e-4  # rise of the bound in a round below which the symmetrized demand has said what it can
+SYMMETRIZED_GAIN = 0.13  # share of the best plan's cost that mending a plan for the symmetrized demand must save
 CROSSING_GAP = 0.01  # with set-up prices, plans are crossed while the gap is larger
 
 
@@ -84,7 +87,7 @@ class Decomposition:
         constant: float = 0.0,
         pool: MapPool | None = None,
     ) -> None:
-        self.network = network
+        self.network, self._backend = network, backend
         self.tolerance = tolerance
         self.survival = (
             Survival(network, backend=backend) if pool is None else PooledSurvival(network, pool, backend=backend)
@@ -99,6 +102,8 @@ class Decomposition:
         self.root_point: Array | None = None
         self.core: Array | None = None
         self._recent: dict[int, int] = {}
+        self._is_nearly_symmetric = 0.0 < asymmetry(network) <= MOST_ASYMMETRY
+        self._symmetrized: tuple[SymmetrizedSurvival, Array | None] | None = None  # programs and core, while they last
         self._start = start
         self._deadline, self._callback, self._wants_stop = Deadline(None), None, False
         self._checkpoint: Path | None = None
@@ -262,24 +267,49 @@ class Decomposition:
                 return x
 
     def _root(self) -> None:
+        if self._is_nearly_symmetric:
+            self._symmetrized_root()
+        self.is_root_done = self._relax(self.survival, least=2e-5)
+        if self.is_root_done:
+            self.improve(self._rounded_root())
+
+    def _symmetrized_root(self) -> None:
+        """Most of the relaxation by the cheaper programs of the symmetrized demand, and a plan to go on from."""
+        if self._symmetrized is None:
+            self._symmetrized = SymmetrizedSurvival(self.network, backend=self._backend), self.core
+        survival, (core, self.core) = self._symmetrized[0], (self.core, self._symmetrized[1])
+        is_done = self._relax(survival, least=SYMMETRIZED_LEAST, patience=3)
+        self._symmetrized, self.core = (survival, self.core), core
+        if not is_done:
+            return
+        x = repair(self.network, survival, self._rounded_root(), self._deadline)
+        if x is not None:
+            x = trim(self.network, survival, x, self._deadline, cuts=(self.master.rows, self.master.rhs))
+            self.survival.learn_paths(survival)
+            self.improve(x)
+        if not self._is_finished():
+            self._is_nearly_symmetric, self._symmetrized = False, None
+            self.core = core if self.best is None else self.best
+
+    def _relax(self, survival: Survival, *, least: float, patience: int = 6) -> bool:
+        """Cut the relaxation's points off until they survive, or the bound rises by less than the share ``least``.
+
+        Returns whether it came to that, in ``patience`` rounds one after another; False if it was stopped.
+        """
         stalled, last = 0, -np.inf
-        round_number = 0
         while not self._is_finished():
             x = self._master_point()
             self.root_point = x
-            round_number += 1
             self.statistics.rounds += 1
             self._tell()
-            improved = self.lower - last > 2e-5 * max(abs(self.lower), 1e-12)
+            improved = self.lower - last > least * max(abs(self.lower), 1e-12)
             stalled = 0 if improved else stalled + 1
             last = self.lower
-            if stalled >= 6 or not self._cut_between(x):
-                self.is_root_done = True
-                break
-        if self.is_root_done:
-            self._round_root()
+            if stalled >= patience or not self._cut_between(x, survival):
+                return True
+        return False
 
-    def _cut_between(self, x: Array) -> bool:
+    def _cut_between(self, x: Array, survival: Survival) -> bool:
         """Separate between the core and x; False if x survives every scenario (the relaxation is solved).
 
         The core is a point that survives. The scenarios that failed lately come first, and a few failures are enough to
@@ -289,8 +319,8 @@ class Decomposition:
         while not self._is_finished():
             point = x if self.core is None else weight * self.core + (1.0 - weight) * x
             recent = sorted((s for s, age in self._recent.items() if age < 3), key=lambda s: self._recent[s])
-            order = recent + [s for s in self.survival.order if s not in set(recent)]
-            found, is_complete = self.survival.failures(
+            order = recent + [s for s in survival.order if s not in set(recent)]
+            found, is_complete = survival.failures(
                 self.network.capacities(point), order, until=self._deadline.is_over, most=ROUND, patience=PATIENCE
             )
             self._recent = {s: age + 1 for s, age in self._recent.items()}
@@ -302,22 +332,29 @@ class Decomposition:
                 return not is_complete
             if not found and is_complete:
                 self.core = point
-                self._offer_rounded_up(point)
+                self._offer_rounded_up(point, survival)
             weight = weight / 2 if weight > 0.1 else 0.0
         return True
 
-    def _offer_rounded_up(self, point: Array) -> None:
-        """Take a point [n] that survives as a plan: rounded up it has no less capacity, so that costs no program."""
-        x = self.network.complete(np.ceil(point - 1e-9))
-        if keeps_rules(self.network, x):
-            self.offer(x)
+    def _offer_rounded_up(self, point: Array, survival: Survival) -> None:
+        """Take a point [n] that survives as a plan: rounded up it has no less capacity, so that costs no program.
 
-    def _round_root(self) -> None:
-        """A plan from the relaxation's point: round, satisfy the cuts, repair, trim."""
+        If it survives the symmetrized demand only, it is mended for the demand itself where that may gain much.
+        """
+        x: Array | None = self.network.complete(np.ceil(point - 1e-9))
+        if not keeps_rules(self.network, x):
+            return
+        if survival is not self.survival:
+            if self.cost_of(x) > (1.0 - SYMMETRIZED_GAIN) * self.upper:
+                return
+            x = repair(self.network, self.survival, x, self._deadline)
+        self.offer(x)
+
+    def _rounded_root(self) -> Array:
+        """The relaxation's point [n], rounded, with modules added until it keeps the cuts."""
         assert self.root_point is not None
-        if not self._is_finished():
-            x = np.minimum(np.floor(self.root_point + 0.6), self.network.upper)
-            self.improve(cover_cuts(self.network, x, self.master.rows, self.master.rhs))
+        x = np.minimum(np.floor(self.root_point + 0.6), self.network.upper)
+        return cover_cuts(self.network, x, self.master.rows, self.master.rhs)
 
     def improve(self, x: Array) -> bool:
         """Repair and trim a point [n] and offer it."""

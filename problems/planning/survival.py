@@ -77,6 +77,14 @@ class Survival:
         """LPs solved so far."""
         return sum(p.n_solves for p in self._programs.values())
 
+    def learn_paths(self, other: Survival) -> None:
+        """Begin with the paths that another demand matrix took over the same links, in both directions."""
+        ends, arcs = other._paths.all()
+        n_edges = len(self.network.edges)
+        back = np.where(arcs >= 0, (arcs + n_edges) % (2 * n_edges), -1)
+        self._paths.add(ends, arcs)
+        self._paths.add(ends[:, ::-1], back)
+
     def program(self, scenario: int) -> ScenarioProgram:
         """The warm LP of a scenario, built at first use."""
         if scenario not in self._programs:
