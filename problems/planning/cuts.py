@@ -166,15 +166,17 @@ def cutset_pool(
     total = np.zeros((len(sets), network.n))
     np.add.at(total, which[keep], rows[keep])
     total_rhs = np.bincount(which[keep], rhs[keep], len(sets))
+    summed, divisors = [np.zeros(0, np.int64)], [np.zeros(0)]
     for i in np.flatnonzero(count > 1):
         values = np.unique(total[i][total[i] > 0.0])
         values = values[np.linspace(0, len(values) - 1, min(3, len(values))).astype(int)]
-        rounded = round_rows(
-            np.broadcast_to(total[i], (len(values), network.n)), np.full(len(values), total_rhs[i]), values
-        )
-        parts_rows.append(rounded.rows)
-        parts_rhs.append(rounded.rhs)
-        parts_set.append(np.full(len(values), i))
+        summed.append(np.full(len(values), i))
+        divisors.append(values)
+    of_set = np.concatenate(summed)
+    rounded = round_rows(total[of_set], total_rhs[of_set], np.concatenate(divisors))
+    parts_rows.append(rounded.rows)
+    parts_rhs.append(rounded.rhs)
+    parts_set.append(of_set)
     gated_rows, gated_set = _opening_cuts(network, crosses, alive, which[keep], state[keep])
     if len(gated_set):
         parts_rows.append(gated_rows)

@@ -224,12 +224,12 @@ class Decomposition:
         if self.cuts.pool is not None:
             return
         self.cuts.fill()
-        network = self.network
-        refuse_if_hopeless(network, self.survival)
-        start = self._start
+        network, start = self.network, self._start
+        greedy = shortest_path_plan(network)
+        if greedy is None:
+            refuse_if_hopeless(network, self.survival)
         if start is not None:
             self.offer_checked(start)
-        greedy = shortest_path_plan(network)
         if greedy is not None:
             self.core = greedy if self.core is None else self.core
             self.offer(greedy)
