@@ -19,7 +19,7 @@ from problems.planning.network import Array, Network
 from problems.planning.parallel import MapPool, PooledSurvival
 from problems.planning.separation import Answer
 from problems.planning.survival import Deadline, MetricCut, Survival
-from problems.planning.symmetrized import MOST_ASYMMETRY, SymmetrizedSurvival, asymmetry
+from problems.planning.symmetrized import SymmetrizedSurvival, is_worthwhile
 from surco.errors import InfeasibleError
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Decomposition:
         self.root_point: Array | None = None
         self.core: Array | None = None
         self._recent: dict[int, int] = {}
-        self._is_nearly_symmetric = 0.0 < asymmetry(network) <= MOST_ASYMMETRY
+        self._is_nearly_symmetric = is_worthwhile(network)
         self._symmetrized: tuple[SymmetrizedSurvival, Array | None] | None = None  # programs and core, while they last
         self._start = start
         self._deadline, self._callback, self._wants_stop = Deadline(None), None, False

@@ -16,6 +16,7 @@ from problems.planning.separation import Answer
 from problems.planning.survival import Survival
 
 MOST_ASYMMETRY = 0.3
+LEAST_EDGES = 1.5  # a node; in sparser networks the programs are cheap either way (zib54: 1.48)
 
 
 def asymmetry(network: Network) -> float:
@@ -23,6 +24,12 @@ def asymmetry(network: Network) -> float:
     demand = network.scenarios[0].demand
     total = float(demand.sum())
     return float(np.abs(demand - demand.T).sum()) / total if total > 0.0 else 0.0
+
+
+def is_worthwhile(network: Network) -> bool:
+    """Whether the demand is nearly symmetric and the network meshed enough for programs that take long."""
+    is_meshed = len(network.edges) >= LEAST_EDGES * len(network.is_transit)
+    return is_meshed and 0.0 < asymmetry(network) <= MOST_ASYMMETRY
 
 
 class SymmetrizedSurvival(Survival):

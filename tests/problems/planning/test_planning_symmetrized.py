@@ -30,7 +30,7 @@ def test_the_same_optimum_as_without(name, monkeypatch):
     engine = Decomposition(network, tolerance=1e-9)
     assert engine._is_nearly_symmetric
     bounds = engine.run(60.0)
-    monkeypatch.setattr("problems.planning.decomposition.MOST_ASYMMETRY", 0.0)
+    monkeypatch.setattr("problems.planning.symmetrized.MOST_ASYMMETRY", 0.0)
     plain = Decomposition(network, tolerance=1e-9)
     assert not plain._is_nearly_symmetric
     assert bounds.upper == pytest.approx(plain.run(60.0).upper, rel=1e-9)
