@@ -165,7 +165,7 @@ def cutset_pool(
     count = np.bincount(which[keep], minlength=len(sets))
     total = np.zeros((len(sets), network.n))
     np.add.at(total, which[keep], rows[keep])
-    total_rhs = np.bincount(which[keep], rhs[keep], len(sets))
+    total_rhs = np.bincount(which[keep], rhs[keep], len(sets)).astype(np.float64)
     summed, divisors = [np.zeros(0, np.int64)], [np.zeros(0)]
     for i in np.flatnonzero(count > 1):
         values = np.unique(total[i][total[i] > 0.0])
