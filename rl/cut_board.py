@@ -23,6 +23,7 @@ class CutView:
         through: [b, M] float32, largest shortfall of a cut through the option.
         pressure: [b, M] mean weight in violated cuts, deep ones first.
         top: [b, M] weight in the worst cut; 0 where none is violated.
+        mending: [b, M] of all shortfalls together that one unit more of each option would take away.
     """
 
     short: Array
@@ -31,6 +32,7 @@ class CutView:
     through: NDArray[np.float32]
     pressure: Array
     top: Array
+    mending: Array
 
 
 class CutBoard:
@@ -101,7 +103,8 @@ class CutBoard:
         weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
         pressure = (weight[:, None, :] @ rows)[:, 0]
         top = rows[np.arange(len(slots)), short.argmax(axis=1)] if k else np.zeros_like(units)
-        return CutView(short, worst, need, through, pressure, top * (worst > 0.0)[:, None])
+        mending = np.minimum(rows, short[:, :, None]).sum(axis=1)
+        return CutView(short, worst, need, through, pressure, top * (worst > 0.0)[:, None], mending)
 
     def spare(self, index: Any, slots: NDArray[np.int64], units: Array) -> Array:
         """[b, M] units of each option that no known cut needs, at most what there is."""

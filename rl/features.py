@@ -34,6 +34,8 @@ DYNAMIC_LINK_FEATURES = (
     "weight in the worst cut",
     "capacity that alone mends all cuts through it",
     "headroom",  # units that limits, spectrum and leases leave
+    "mending per price",  # of all violated cuts, by one unit, against the best option; half of the logarithm
+    "mending per price, worst cut",
 )
 NODE_FEATURES = ("demand", "largest demand", "degree", "has transit", "demand over degree", "relaxed capacity")
 CONTEXT_FEATURES = (
@@ -94,6 +96,18 @@ def node_features(topology: Topology) -> NDArray[np.float32]:
         around / scale / 4.0,
     ]
     return _clipped(np.stack(columns, axis=1))
+
+
+def against_best(values: Array, price: Array) -> Array:
+    """[b, M] half of the logarithm of values per price over the largest of each row, at least -CLIP / 2.
+
+    Args:
+        values: [b, M] >= 0.
+        price: [b, M]; free options count as a millionth of the dearest.
+    """
+    rate = values / np.maximum(price, np.maximum(1e-6 * price.max(axis=1, keepdims=True), 1e-12))
+    share = rate / np.maximum(rate.max(axis=1, keepdims=True), 1e-300)
+    return 0.5 * np.log(np.maximum(share, np.exp(-CLIP)))
 
 
 def static_context(topology: Topology) -> Array:

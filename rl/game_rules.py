@@ -24,6 +24,7 @@ class GameRules:
         proof_share: share of the plans that no known cut refuses which the evaluator checks at once; the others count
             as survivable on the word of the cuts (training only).
         trim_share: share of the finished episodes whose plan is trimmed before its price counts (training only).
+        start_share: share of the units of the cutset relaxation, rounded down, that episodes start with.
     """
 
     units: tuple[int, ...] = (1, 2, 4, 8)
@@ -33,12 +34,13 @@ class GameRules:
     illegal_price: float = 0.02
     proof_share: float = 1.0
     trim_share: float = 0.0
+    start_share: float = 0.0
 
     def __post_init__(self) -> None:
         units = list(self.units)
         if not units or units[0] != 1 or units != sorted(set(units)):
             raise InvalidInputError(f"Expected `units` to ascend from 1, got {self.units}.")
-        for name in ("proof_share", "trim_share"):
+        for name in ("proof_share", "trim_share", "start_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidInputError(f"Expected `{name}` in [0, 1], got {getattr(self, name)}.")
 

@@ -45,13 +45,14 @@ def rollout_plans(
         greedy: whether to play the most probable actions too.
         seed: of the samples.
         temperature: of the samples; below 1 they stay nearer to the greedy rollout.
-        rules: of the game; default those of the environment, with every plan proven.
+        rules: of the game; default those of the environment, started as the policy was in training, every plan proven.
     """
     slots = samples + int(greedy)
-    rules = rules or GameRules()
+    rules = rules or GameRules(start_share=getattr(policy, "start_share", 0.0))
     game = PlanningGame([topology], slots=slots, rules=rules, seed=seed)
-    if topology.is_survivable(np.zeros(len(topology.options))):
-        return [RolloutPlan(np.zeros(len(topology.options)), topology.price(np.zeros(len(topology.options))), greedy)]
+    for units in (np.zeros(len(topology.options)), game.start(topology)):
+        if topology.is_survivable(units):
+            return [RolloutPlan(units, topology.price(units), greedy)]
     generator = torch.Generator().manual_seed(seed)
     game.reset(np.arange(slots))
     active = np.ones(slots, dtype=bool)

@@ -100,6 +100,7 @@ class PlanningGame:
         topology = self.topologies[t]
         M, N = len(topology.options), len(topology.network.is_transit)
         self.units[b], self.steps[b] = 0.0, 0
+        self.units[b, :M] = self.start(topology)
         most = topology.greedy if topology.greedy.any() else 3.0 * np.ceil(topology.relaxed)
         self.limit[b] = int(1.5 * most.sum()) + 2 * M
         if self.which[b] == t and self.observation["link_mask"][b].any():
@@ -130,6 +131,10 @@ class PlanningGame:
         view["context"][b, :3] = self._context[t]
         self.cuts.forget(b)
         self.cuts.refresh(b, topology)
+
+    def start(self, topology: Topology) -> Array:
+        """Units [M] that episodes on ``topology`` start with."""
+        return np.floor(self.rules.start_share * topology.relaxed + 1e-9)
 
     # ------------------------------------------------------------------ step
 
@@ -238,6 +243,8 @@ class PlanningGame:
                 top,
                 view.need * size,
                 np.minimum(headroom, 20.0) / 10.0,
+                features.against_best(view.mending, self.cost[index]),
+                features.against_best(view.top, self.cost[index]),
             ],
             axis=-1,
         )

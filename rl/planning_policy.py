@@ -60,6 +60,7 @@ class PlanningPolicy(nn.Module):
         heads: actions of each link: unit sizes to add, then (where the environment allows it) to remove.
         width: of all hidden states.
         rounds: of message passing.
+        start_share: of the games that it learns in (see ``rl.game_rules``); plans are made from the same start.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class PlanningPolicy(nn.Module):
         heads: int,
         width: int = 64,
         rounds: int = 3,
+        start_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -80,7 +82,9 @@ class PlanningPolicy(nn.Module):
             "heads": heads,
             "width": width,
             "rounds": rounds,
+            "start_share": start_share,
         }
+        self.start_share = start_share
         self.link_in = _mlp(link_features + context_features, width, width)
         self.node_in = nn.Linear(node_features, width)
         self.rounds = nn.ModuleList(LineGraphRound(width) for _ in range(rounds))

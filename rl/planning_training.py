@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from problems.planning.decomposition import Decomposition
 from problems.planning.instance import PlanningInstance
@@ -32,7 +33,7 @@ from rl.topology import Topology
 from rl.vector_env import VectorPlanningEnv
 from surco.atomic import write_text
 
-VALIDATION_SEEDS = range(900_000, 900_006)  # of instances that no training seed draws
+VALIDATION_SEEDS = range(900_000, 900_036)  # of instances that no training seed draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,22 @@ class TrainingConfig:
         proof_share: see ``GameRules``.
         label_gap: relative gap at which the exact engine's plan becomes a teacher.
         validate_every: rounds.
+        start_share: see ``GameRules``.
+        average: decay, a round, of the moving average of the weights, which is what is validated and kept.
     """
 
-    instances: int = 240
-    nodes: tuple[int, int] = (8, 22)
+    instances: int = 400
+    nodes: tuple[int, int] = (8, 32)
     seed: int = 1
     width: int = 48
     rounds: int = 4
-    imitation_rounds: int = 400
+    imitation_rounds: int = 240
     envs: int = 64
     proof_share: float = 0.1
     label_gap: float = 2e-3
-    validate_every: int = 40
+    validate_every: int = 20
+    start_share: float = 1.0
+    average: float = 0.9
 
 
 def labeled(instance: PlanningInstance, *, gap: float, seconds: float = 20.0) -> Topology:
@@ -93,7 +98,9 @@ def new_policy(config: TrainingConfig) -> nn.Module:
     sizes = {"link_features": N_LINK, "node_features": N_NODE, "context_features": N_CONTEXT}
     heads = GameRules().heads
     return build(
-        "planning-gnn", {**sizes, "heads": heads, "width": config.width, "rounds": config.rounds}, seed=config.seed
+        "planning-gnn",
+        {**sizes, "heads": heads, "width": config.width, "rounds": config.rounds, "start_share": config.start_share},
+        seed=config.seed,
     )
 
 
@@ -118,7 +125,7 @@ class Curve:
 
 
 def train_by_imitation(config: TrainingConfig, out: str | Path) -> nn.Module:
-    """Labels, then imitation; the weights of the best validation end up in ``out``."""
+    """Labels, then imitation; the weights of the best validation end up in ``out``, the last ones are returned."""
     torch.set_num_threads(1)
     about = {
         "command": "python -m rl.planning_training --out FOLDER" + _arguments(config),
@@ -130,20 +137,23 @@ def train_by_imitation(config: TrainingConfig, out: str | Path) -> nn.Module:
     instances = training_instances(config.instances, seed=config.seed, nodes=config.nodes)
     topologies = [labeled(instance, gap=config.label_gap) for instance in instances]
     validation = [labeled(random_instance(seed), gap=config.label_gap) for seed in VALIDATION_SEEDS]
-    env = VectorPlanningEnv(config.envs, topologies, rules=GameRules(proof_share=config.proof_share), seed=config.seed)
+    rules = GameRules(proof_share=config.proof_share, start_share=config.start_share)
+    env = VectorPlanningEnv(config.envs, topologies, rules=rules, seed=config.seed)
     policy = new_policy(config)
     curve = Curve(Path(out), about)
     curve.add(policy, stage="untrained", round=0, **figures_on(validation, policy))
 
+    averaged = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.average)).eval()
+
     def note(number: int, gap: float, error: float) -> None:
+        averaged.update_parameters(policy)
         if (number + 1) % config.validate_every == 0:
-            policy.eval()
-            figures = figures_on(validation, policy)
-            policy.train()
-            curve.add(policy, stage="imitation", round=number + 1, cross_entropy=gap, value_error=error, **figures)
+            figures = figures_on(validation, averaged.module)
+            line = {"round": number + 1, "cross_entropy": gap, "value_error": error}
+            curve.add(averaged.module, stage="imitation", **line, **figures)
 
     imitate(env, policy, rounds=config.imitation_rounds, seed=config.seed, callback=note)
-    return policy
+    return averaged.module
 
 
 def _arguments(config: TrainingConfig) -> str:
@@ -157,8 +167,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the planning policy.")
     parser.add_argument("--out", required=True, type=Path, help="folder of policy and curve")
     defaults = TrainingConfig()
-    for name in ("instances", "seed", "width", "rounds", "imitation_rounds", "validate_every"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    for name in (
+        "instances",
+        "seed",
+        "width",
+        "rounds",
+        "imitation_rounds",
+        "validate_every",
+        "start_share",
+        "average",
+    ):
+        default = getattr(defaults, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args(arguments))
     out = options.pop("out")
     train_by_imitation(TrainingConfig(**options), out)

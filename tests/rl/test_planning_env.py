@@ -16,6 +16,7 @@ from problems.planning import Judge, Link, Module
 from problems.planning.instance import Fiber, single_link_failures
 from problems.planning.network import compile_instance
 from problems.planning.plan import plan_of
+from rl.features import CLIP, against_best
 from rl.generator import HELD_OUT, TRAINED_ON, random_instance, random_topology
 from rl.planning_env import NetworkPlanningEnv
 from rl.topology import Topology
@@ -223,6 +224,40 @@ def test_the_state_of_a_batch_round_trips() -> None:
         assert np.array_equal(over, terminated | truncated)
     with pytest.raises(InvalidInputError, match="other topologies"):
         VectorPlanningEnv(2, [drawn(5, nodes=6)]).restore(state)
+
+
+def test_episodes_start_with_their_share_of_the_cutset_relaxation() -> None:
+    instances = [drawn(2, nodes=6), drawn(4, nodes=6), ring(4)]
+    env, rng = VectorPlanningEnv(3, instances, start_share=1.0), np.random.default_rng(0)
+    observation, _ = env.reset(seed=0, options={"problem": [0, 1, 2]})
+    ends = 0
+    for b, topology in enumerate(env.game.topologies):
+        start = env.game.plan(b)
+        assert (start == np.floor(topology.relaxed + 1e-9)).all()
+        assert (start <= topology.upper).all()
+        assert start.sum() > 0.0
+        assert (start @ topology.cost) <= topology.bound + 1e-6  # the relaxation pays no more for it
+    for _ in range(60):
+        assert env.observation_space.contains(observation)
+        observation, _, terminated, _, info = env.step(an_action(observation["action_mask"], rng))
+        if terminated.any():
+            assert (info["episode"]["cost_over_bound"][terminated] >= 1.0 - 1e-6).all()
+            ends += int(terminated.sum())
+    assert ends >= 3
+    with pytest.raises(InvalidInputError, match="start_share"):
+        VectorPlanningEnv(1, instances, start_share=1.5)
+
+
+def test_rates_against_the_best_option() -> None:
+    values = np.array([[2.0, 1.0, 0.0, 4.0], [0.0, 0.0, 0.0, 0.0]])
+    price = np.array([[1.0, 2.0, 1.0, 2.0], [1.0, 2.0, 1.0, 2.0]])
+    rates = against_best(values, price)
+    assert rates[0, [0, 3]] == pytest.approx([0.0, 0.0])
+    assert rates[0, 1] == pytest.approx(0.5 * np.log(0.25))
+    assert rates[0, 2] == pytest.approx(-CLIP / 2.0)
+    assert rates[1] == pytest.approx(-CLIP / 2.0)
+    free = against_best(np.array([[1.0, 1.0]]), np.array([[0.0, 5.0]]))
+    assert free == pytest.approx(np.array([[0.0, max(0.5 * np.log(1e-6), -CLIP / 2.0)]]))
 
 
 def test_trimming_the_last_plan_pays_what_it_saves() -> None:

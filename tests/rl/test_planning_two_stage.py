@@ -29,8 +29,8 @@ from tests.problems.planning.small import drawn, ring
 CONFIG = {"link_features": N_LINK, "node_features": N_NODE, "context_features": N_CONTEXT, "heads": 4}
 
 
-def small_policy(seed: int = 0) -> torch.nn.Module:
-    return build("planning-gnn", {**CONFIG, "width": 16, "rounds": 2}, seed=seed)
+def small_policy(seed: int = 0, start_share: float = 0.0) -> torch.nn.Module:
+    return build("planning-gnn", {**CONFIG, "width": 16, "rounds": 2, "start_share": start_share}, seed=seed)
 
 
 def taught(seed: int) -> Topology:
@@ -97,6 +97,11 @@ def test_rollouts_are_survivable_distinct_and_repeatable() -> None:
     again = rollout_plans(topology, small_policy(), samples=5, seed=1)
     assert {plan.units.tobytes() for plan in again if plan.is_greedy}
     assert rollout_plans(Topology(network), None, samples=3, greedy=False)
+    ahead = rollout_plans(topology, small_policy(start_share=1.0), samples=2, seed=1)
+    assert ahead
+    for plan in ahead:
+        assert (plan.units >= np.floor(topology.relaxed + 1e-9)).all()
+        assert judge(plan_of(network, topology.point(plan.units))).is_feasible
 
 
 def test_a_network_that_survives_already_needs_nothing() -> None:
