@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from problems.planning.network import Array, Network
-from problems.planning.separation import Answer, PathPool, ScenarioProgram
+from problems.planning.paths import PathPool
+from problems.planning.separation import Answer, ScenarioProgram
 
 
 @dataclass(frozen=True, slots=True)
