@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.policy import ILLEGAL, Observation, masked, register
+from surco.errors import InvalidInputError
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
@@ -97,7 +98,18 @@ class PlanningPolicy(nn.Module):
             last.bias.zero_()
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Observations of B networks padded to N nodes and M links -> logits [B, M * heads], values [B]."""
+        """Observations of B networks padded to N nodes and M links -> logits [B, M * heads], values [B].
+
+        Raises:
+            InvalidInputError: other numbers of features than the policy was made for.
+        """
+        for key in ("links", "nodes", "context"):
+            expected, count = self.config[f"{key.removesuffix('s')}_features"], observation[key].shape[-1]
+            if count != expected:
+                raise InvalidInputError(
+                    f"Expected `{key}` of the {expected} features that this policy was trained on, got {count}: the "
+                    "policy comes from another version of the environment. Train it again."
+                )
         if not torch.jit.is_tracing() and len(observation["link_mask"]):  # pyright: ignore[reportPrivateImportUsage]
             most = int(observation["link_mask"].sum(dim=1).max())
             if most < observation["link_mask"].shape[1]:  # rows of padding cost as much as real ones: leave them out

@@ -203,3 +203,9 @@ def test_seeds_draw_weights_without_the_global_generator() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.link_in[0].weight, other.link_in[0].weight)
+
+
+def test_a_policy_of_other_features_is_refused_by_name() -> None:
+    policy, seen = a_policy(), observation(0, batch=2, nodes=4, links=5)
+    with pytest.raises(InvalidInputError, match=f"`links` of the {N_LINK} features .* got {N_LINK - 2}"):
+        policy({**seen, "links": seen["links"][..., :-2]})
