@@ -103,14 +103,8 @@ class PlanningPolicy(nn.Module):
         Raises:
             InvalidInputError: other numbers of features than the policy was made for.
         """
-        for key in ("links", "nodes", "context"):
-            expected, count = self.config[f"{key.removesuffix('s')}_features"], observation[key].shape[-1]
-            if count != expected:
-                raise InvalidInputError(
-                    f"Expected `{key}` of the {expected} features that this policy was trained on, got {count}: the "
-                    "policy comes from another version of the environment. Train it again."
-                )
         if not torch.jit.is_tracing() and len(observation["link_mask"]):  # pyright: ignore[reportPrivateImportUsage]
+            self._check(observation)
             most = int(observation["link_mask"].sum(dim=1).max())
             if most < observation["link_mask"].shape[1]:  # rows of padding cost as much as real ones: leave them out
                 logits, value = self(_cropped(observation, most, self.config["heads"]))
@@ -134,6 +128,15 @@ class PlanningPolicy(nn.Module):
         top = torch.where(link_mask > 0.5, link, torch.full_like(link, -1e4)).amax(dim=1)
         value = self.value(torch.cat([mean, top, context], dim=-1)).squeeze(-1)
         return masked(logits, observation["action_mask"]), value
+
+    def _check(self, observation: Observation) -> None:
+        for key in ("links", "nodes", "context"):
+            expected, count = self.config[f"{key.removesuffix('s')}_features"], observation[key].shape[-1]
+            if count != expected:
+                raise InvalidInputError(
+                    f"Expected `{key}` of the {expected} features that this policy was trained on, got {count}: the "
+                    "policy comes from another version of the environment. Train it again."
+                )
 
 
 def _cropped(observation: Observation, links: int, heads: int) -> Observation:
